@@ -1,0 +1,257 @@
+"""The model's shape, read from a Hugging Face style `config.json`; no number has a default of ours.
+
+Field names are NEO's. Upstream's configuration class writes two scalars as one-element
+lists (a trailing comma made them tuples), so both forms are read.
+"""
+
+from __future__ import annotations
+
+import json
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+from neo_edge.errors import ConfigError, UnsupportedArchitectureError
+
+
+@dataclass(frozen=True)
+class VisionConfig:
+    """Patch embedding: two convolutions and a 2D rotary embedding between them."""
+
+    patch_size: int  # pixels, side of one patch
+    num_channels: int  # colour channels
+    hidden_size: int  # width after the first convolution
+    downsample_ratio: float  # 0.5: 2x2 patches make one visual token
+    rope_theta: float  # base of the 2D rotary embedding (`rope_theta_vision`)
+    min_pixels: int  # smallest picture area after resizing
+    max_pixels: int  # largest picture area after resizing
+
+    @property
+    def merge_size(self) -> int:
+        """Patches along one side of a visual token."""
+        return round(1 / self.downsample_ratio)
+
+    @property
+    def token_size(self) -> int:
+        """Pixels along one side of a visual token."""
+        return self.patch_size * self.merge_size
+
+    @property
+    def patch_dim(self) -> int:
+        """Numbers in one flattened patch, ordered (channel, row, column)."""
+        return self.num_channels * self.patch_size**2
+
+    def __post_init__(self) -> None:
+        _require_positive("vision_config", self)
+        if self.downsample_ratio != 1 / self.merge_size:
+            raise ConfigError(
+                f"vision_config.downsample_ratio is {self.downsample_ratio}; it must be 1/n for a whole n, "
+                "because n x n patches make one visual token"
+            )
+        if self.hidden_size % 4:
+            raise ConfigError(
+                f"vision_config.hidden_size is {self.hidden_size}; the 2D rotary embedding "
+                "rotates pairs within two halves, so it must be a multiple of 4"
+            )
+        if self.min_pixels > self.max_pixels:
+            raise ConfigError(
+                f"vision_config.min_pixels {self.min_pixels} is above max_pixels {self.max_pixels}: swap or raise them"
+            )
+
+
+@dataclass(frozen=True)
+class DecoderConfig:
+    """A Qwen3 decoder with an extra H/W branch in queries and keys."""
+
+    vocab_size: int  # rows of the embedding and of the head
+    hidden_size: int  # width of the residual stream
+    intermediate_size: int  # width of the SwiGLU
+    num_layers: int  # all decoder layers, pre-buffer included (`num_hidden_layers`)
+    num_heads: int  # query heads
+    num_kv_heads: int  # key and value heads
+    head_dim: int  # d: width of a value head; queries and keys are 2d wide
+    rms_norm_eps: float
+    rope_theta: float  # base for T
+    rope_theta_hw: float  # base for H and W
+    max_positions: int  # `max_position_embeddings`: the largest t the model was made for
+    tie_word_embeddings: bool  # the head shares the embedding's weight
+
+    @property
+    def key_dim(self) -> int:
+        """Width of one query or key head: T (d), H (d/2) and W (d/2)."""
+        return 2 * self.head_dim
+
+    def __post_init__(self) -> None:
+        _require_positive("llm_config", self)
+        if self.num_heads % self.num_kv_heads:
+            raise ConfigError(
+                f"llm_config has {self.num_heads} query heads and {self.num_kv_heads} key/value heads; "
+                "the first must be a multiple of the second"
+            )
+        if self.head_dim % 4:
+            raise ConfigError(
+                f"llm_config.head_dim is {self.head_dim}; H and W rotate pairs within half a head, "
+                "so it must be a multiple of 4"
+            )
+
+
+@dataclass(frozen=True)
+class ModelConfig:
+    """Everything about a NEO-ov model that its weights do not say."""
+
+    vision: VisionConfig
+    decoder: DecoderConfig
+    template: str  # conversation template's name, `neo1_0`
+    img_context_token_id: int | None  # None: the tokenizer knows
+    img_start_token_id: int | None
+    img_end_token_id: int | None
+    eos_token_id: int | None
+
+    def to_dict(self) -> dict[str, Any]:
+        """The plain form that a bundle's manifest stores."""
+        return asdict(self)
+
+    @classmethod
+    def from_dict(cls, data: dict[str, Any]) -> ModelConfig:
+        """Reads `to_dict`'s form; raises `ConfigError` for a field that is missing or unknown."""
+        try:
+            rest = {key: value for key, value in data.items() if key not in ("vision", "decoder")}
+            return cls(vision=VisionConfig(**data["vision"]), decoder=DecoderConfig(**data["decoder"]), **rest)
+        except (KeyError, TypeError) as error:
+            raise ConfigError(f"the stored model config does not fit this release ({error}): export again") from error
+
+
+def load_config(directory: str | Path) -> ModelConfig:
+    """Reads `config.json` of a NEO1.0 or NEO1.5 checkpoint directory.
+
+    Raises:
+        ConfigError: the file is missing, not JSON, or a field is absent, of a wrong type or impossible.
+        UnsupportedArchitectureError: the file describes another model.
+    """
+    path = Path(directory) / "config.json"
+    try:
+        raw = json.loads(path.read_text(encoding="utf-8"))
+    except FileNotFoundError as error:
+        raise ConfigError(f"{path} does not exist: give the directory of a NEO-ov checkpoint") from error
+    except (OSError, UnicodeDecodeError, json.JSONDecodeError, RecursionError) as error:
+        raise ConfigError(f"{path} cannot be read as JSON ({error}): fetch the checkpoint again") from error
+    if not isinstance(raw, dict):
+        raise ConfigError(f"{path} holds {type(raw).__name__}, not an object: fetch the checkpoint again")
+    return parse_config(raw)
+
+
+def parse_config(raw: dict[str, Any]) -> ModelConfig:
+    """Turns the fields of `config.json` into a `ModelConfig`; raises as `load_config` does."""
+    model_type = raw.get("model_type")
+    if model_type not in ("neo_chat", "internvl_chat"):
+        raise UnsupportedArchitectureError(
+            f"config.json has model_type {model_type!r}; neo_edge reads NEO-ov checkpoints, which say 'neo_chat' "
+            "('internvl_chat' in one NEO1.0 release)"
+        )
+    vision = _Section("vision_config", raw)
+    llm = _Section("llm_config", raw)
+    top = _Section("", {"": raw})
+    _refuse_other_options(llm)
+    tied = llm.boolean("tie_word_embeddings", top.boolean("tie_word_embeddings", False))
+    return ModelConfig(
+        vision=VisionConfig(
+            patch_size=vision.integer("patch_size"),
+            num_channels=vision.integer("num_channels"),
+            hidden_size=vision.integer("hidden_size"),
+            downsample_ratio=vision.number("downsample_ratio"),
+            rope_theta=vision.number("rope_theta_vision"),
+            min_pixels=vision.integer("min_pixels"),
+            max_pixels=vision.integer("max_pixels"),
+        ),
+        decoder=DecoderConfig(
+            vocab_size=llm.integer("vocab_size"),
+            hidden_size=llm.integer("hidden_size"),
+            intermediate_size=llm.integer("intermediate_size"),
+            num_layers=llm.integer("num_hidden_layers"),
+            num_heads=llm.integer("num_attention_heads"),
+            num_kv_heads=llm.integer("num_key_value_heads"),
+            head_dim=llm.integer("head_dim"),
+            rms_norm_eps=llm.number("rms_norm_eps"),
+            rope_theta=llm.number("rope_theta"),
+            rope_theta_hw=llm.number("rope_theta_hw"),
+            max_positions=llm.integer("max_position_embeddings"),
+            tie_word_embeddings=tied,
+        ),
+        template=str(raw.get("template", "neo1_0")),
+        img_context_token_id=top.optional_id("img_context_token_id"),
+        img_start_token_id=top.optional_id("img_start_token_id"),
+        img_end_token_id=top.optional_id("img_end_token_id"),
+        eos_token_id=llm.optional_id("eos_token_id"),
+    )
+
+
+def _refuse_other_options(llm: _Section) -> None:
+    for field, only in (
+        ("hidden_act", "silu"),
+        ("attention_bias", False),
+        ("use_sliding_window", False),
+        ("rope_scaling", None),
+    ):
+        found = llm.get(field, only)
+        if found != only:
+            raise UnsupportedArchitectureError(
+                f"llm_config.{field} is {found!r}; NEO-ov has {only!r}, and neo_edge exports no other"
+            )
+
+
+class _Section:
+    """One object of config.json, with errors that name the field."""
+
+    def __init__(self, name: str, raw: dict[str, Any]) -> None:
+        found = raw.get(name)
+        if not isinstance(found, dict):
+            raise ConfigError(f"config.json has no object {name!r}: this is not a whole NEO-ov config")
+        self._name = f"{name}." if name else ""
+        self._raw: dict[str, Any] = found
+
+    def get(self, field: str, default: object) -> object:
+        return self._raw.get(field, default)
+
+    def integer(self, field: str) -> int:
+        value = self._scalar(field)
+        if isinstance(value, bool) or not isinstance(value, int | float) or value != int(value):
+            raise ConfigError(f"config.json: {self._name}{field} is {value!r}; a whole number is needed")
+        return int(value)
+
+    def number(self, field: str) -> float:
+        value = self._scalar(field)
+        if isinstance(value, bool) or not isinstance(value, int | float):
+            raise ConfigError(f"config.json: {self._name}{field} is {value!r}; a number is needed")
+        return float(value)
+
+    def boolean(self, field: str, default: bool) -> bool:
+        value = self._raw.get(field, default)
+        if not isinstance(value, bool):
+            raise ConfigError(f"config.json: {self._name}{field} is {value!r}; true or false is needed")
+        return value
+
+    def optional_id(self, field: str) -> int | None:
+        value = self._raw.get(field)
+        if isinstance(value, list) and value:  # generation configs list several end tokens
+            value = value[0]
+        if value is None:
+            return None
+        if isinstance(value, bool) or not isinstance(value, int) or value < 0:
+            raise ConfigError(f"config.json: {self._name}{field} is {value!r}; a token id is needed")
+        return value
+
+    def _scalar(self, field: str) -> object:
+        if field not in self._raw:
+            raise ConfigError(f"config.json lacks {self._name}{field}: fetch the checkpoint's own config.json")
+        value = self._raw[field]
+        if isinstance(value, list) and len(value) == 1:
+            value = value[0]
+        if isinstance(value, float) and not abs(value) < float("inf"):
+            raise ConfigError(f"config.json: {self._name}{field} is {value!r}; a finite number is needed")
+        return value
+
+
+def _require_positive(section: str, config: object) -> None:
+    for field, value in vars(config).items():
+        if not isinstance(value, bool) and isinstance(value, int | float) and value <= 0:
+            raise ConfigError(f"config.json: {section}.{field} is {value}; it must be above zero")

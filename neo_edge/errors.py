@@ -1,0 +1,90 @@
+"""The one error tree: everything neo_edge raises on purpose is a `NeoEdgeError`.
+
+A message says what was found, what is allowed and the cure.
+"""
+
+from __future__ import annotations
+
+
+class NeoEdgeError(Exception):
+    """Any failure that neo_edge foresaw; the message names the cure."""
+
+
+class MissingExtraError(NeoEdgeError):
+    """An optional package is not installed; the message holds the pip line."""
+
+    def __init__(self, package: str, extra: str) -> None:
+        super().__init__(
+            f"the package {package!r} is needed here and not installed: "
+            f'run  pip install "neo-edge[{extra}]"'
+        )
+        self.package = package
+        self.extra = extra
+
+
+class CheckpointError(NeoEdgeError):
+    """A checkpoint directory cannot be read as a NEO-ov model."""
+
+
+class ConfigError(CheckpointError):
+    """config.json is missing, malformed or describes an impossible model."""
+
+
+class UnsupportedArchitectureError(CheckpointError):
+    """The checkpoint is a well-formed model of another architecture."""
+
+
+class WeightsError(CheckpointError):
+    """Tensors are missing, extra, misshapen or of a wrong type; the message lists them."""
+
+
+class TokenizerError(CheckpointError):
+    """The tokenizer files are missing, broken, or disagree with config.json."""
+
+
+class BundleError(NeoEdgeError):
+    """A bundle cannot be used."""
+
+
+class BundleVersionError(BundleError):
+    """The manifest has a schema version that this release does not know."""
+
+
+class BundleCorruptError(BundleError):
+    """A file of the bundle is missing, truncated or altered, or its manifest is malformed."""
+
+
+class ExportError(NeoEdgeError):
+    """An export could not be finished; no bundle was left behind."""
+
+
+class ParityError(ExportError):
+    """Written graphs disagree with the reference by more than the tolerance."""
+
+
+class InputError(NeoEdgeError, ValueError):
+    """An argument of a public call is outside what is allowed."""
+
+
+class ImageError(InputError):
+    """A picture cannot be decoded or has a shape that the model does not take."""
+
+
+class PromptError(InputError):
+    """A prompt and its images do not fit together."""
+
+
+class ContextOverflowError(NeoEdgeError):
+    """More tokens than the session may hold; the message has the counts."""
+
+
+class MemoryBudgetError(NeoEdgeError):
+    """A run would need more memory than there is; nothing was allocated."""
+
+
+class SessionClosedError(NeoEdgeError):
+    """The session was closed, by the caller or after a non-finite value."""
+
+
+class BackendError(NeoEdgeError):
+    """The execution backend is unavailable or failed."""
