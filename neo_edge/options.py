@@ -1,0 +1,55 @@
+"""How the next token is chosen and when an answer ends."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+
+from neo_edge.errors import InputError
+
+
+@dataclass(frozen=True)
+class SamplingOptions:
+    """Sampling for one answer; the defaults are greedy and repeatable."""
+
+    temperature: float = 0.0  # 0: greedy, the likeliest token
+    top_k: int | None = None  # keep the k likeliest tokens
+    top_p: float | None = None  # keep the fewest tokens whose probabilities reach p
+    min_p: float | None = None  # keep tokens at least this fraction as likely as the likeliest
+    repetition_penalty: float = 1.0  # divides (positive) or multiplies (negative) logits of tokens already seen
+    max_new_tokens: int = 512  # an answer ends here at the latest
+    seed: int | None = None  # None: different each time, when sampling
+    stop: tuple[str, ...] = ()  # the answer ends before the first of these
+
+    def __post_init__(self) -> None:
+        # A lone string would be taken for its letters.
+        if isinstance(self.stop, str):
+            raise InputError(f"stop is {self.stop!r}; pass a tuple of strings, such as ({self.stop!r},)")
+        object.__setattr__(self, "stop", tuple(self.stop))
+        _check("temperature", self.temperature, _finite(self.temperature) and self.temperature >= 0, "0 or above")
+        _check("top_k", self.top_k, self.top_k is None or self.top_k >= 1, "1 or above, or None")
+        _check("top_p", self.top_p, self.top_p is None or 0 < self.top_p <= 1, "above 0 and at most 1, or None")
+        _check("min_p", self.min_p, self.min_p is None or 0 <= self.min_p <= 1, "between 0 and 1, or None")
+        _check(
+            "repetition_penalty",
+            self.repetition_penalty,
+            _finite(self.repetition_penalty) and self.repetition_penalty > 0,
+            "above 0; 1.0 changes nothing",
+        )
+        _check("max_new_tokens", self.max_new_tokens, self.max_new_tokens >= 1, "1 or above")
+        _check("seed", self.seed, self.seed is None or self.seed >= 0, "0 or above, or None")
+        _check("stop", self.stop, all(isinstance(text, str) and text for text in self.stop), "non-empty strings")
+
+    @property
+    def greedy(self) -> bool:
+        """Whether the likeliest token is always taken."""
+        return self.temperature == 0
+
+
+def _finite(value: float) -> bool:
+    return math.isfinite(value)
+
+
+def _check(field: str, value: object, allowed: bool, wanted: str) -> None:
+    if not allowed:
+        raise InputError(f"{field} is {value!r}; it must be {wanted}")
