@@ -1,1 +1,40 @@
-"""neo_edge: takes a NEO-ov checkpoint to quantized engines and answers on a robot."""
+"""neo_edge: takes a NEO-ov checkpoint to an ONNX bundle and answers from it, on a robot too."""
+
+from __future__ import annotations
+
+import importlib
+from typing import TYPE_CHECKING
+
+__version__ = "0.1.0"
+
+if TYPE_CHECKING:
+    from neo_edge import errors
+    from neo_edge.errors import NeoEdgeError
+    from neo_edge.options import SamplingOptions
+    from neo_edge_runtime import Completion, Frame, Model, load
+
+__all__ = ["Completion", "Frame", "Model", "NeoEdgeError", "SamplingOptions", "__version__", "errors", "load"]
+
+# Where each public name lives; looked up when first used, so that importing neo_edge imports no stage.
+_HOMES = {
+    "Completion": "neo_edge_runtime",
+    "Frame": "neo_edge_runtime",
+    "Model": "neo_edge_runtime",
+    "NeoEdgeError": "neo_edge.errors",
+    "SamplingOptions": "neo_edge.options",
+    "load": "neo_edge_runtime",
+}
+
+
+def __getattr__(name: str) -> object:
+    if name == "errors":
+        return importlib.import_module("neo_edge.errors")
+    if name not in _HOMES:
+        raise AttributeError(f"module 'neo_edge' has no attribute {name!r}")
+    value: object = getattr(importlib.import_module(_HOMES[name]), name)
+    globals()[name] = value
+    return value
+
+
+def __dir__() -> list[str]:
+    return sorted(__all__)

@@ -1,0 +1,109 @@
+"""A bundle on disk: opened and checked here, written whole by `BundleWriter` in `bundle_writer.py`."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal
+
+from neo_edge.bundle_writer import BundleWriter, is_partial
+from neo_edge.errors import BundleCorruptError, BundleError
+from neo_edge.file_digest import digest_file
+from neo_edge.manifest import MANIFEST_FILE, Manifest, Variant, parse_manifest
+
+__all__ = ["Bundle", "BundleWriter", "find_faults", "open_bundle", "verify_bundle"]
+
+_MAX_MANIFEST_BYTES = 64 << 20
+
+
+@dataclass(frozen=True)
+class Bundle:
+    """A bundle whose manifest is sound and whose files are there."""
+
+    root: Path
+    manifest: Manifest
+
+    def path(self, relative: str) -> Path:
+        """Where a file of the bundle stands; raises `BundleError` for one that the manifest does not list."""
+        if relative not in self.manifest.files:
+            raise BundleError(f"the bundle {self.root} has no file {relative!r}")
+        return self.root / relative
+
+    def variant(self, name: str) -> Variant:
+        """The variant of that name; raises `BundleError` with the names there are."""
+        try:
+            return self.manifest.variants[name]
+        except KeyError:
+            names = ", ".join(self.manifest.variants) or "none"
+            raise BundleError(f"the bundle {self.root} has no variant {name!r}: it has {names}") from None
+
+
+def open_bundle(path: str | Path, *, verify: Literal["size", "sha256"] = "size") -> Bundle:
+    """Opens the bundle in a directory.
+
+    Args:
+        path: the directory that holds `bundle.json`.
+        verify: `size` compares the size of each file, which is quick and finds truncated copies;
+            `sha256` reads every byte as well.
+
+    Raises:
+        BundleError: there is no bundle there.
+        BundleVersionError: it was written with another schema.
+        BundleCorruptError: its manifest is malformed, or files are missing, truncated or altered, or lead out
+            of the bundle; the message lists them.
+    """
+    bundle = _read(Path(path))
+    faults = find_faults(bundle, sha256=verify == "sha256")
+    if faults:
+        raise BundleCorruptError(
+            f"the bundle {bundle.root} is damaged: {'; '.join(faults)}. Copy or export it again"
+        )
+    return bundle
+
+
+def verify_bundle(path: str | Path) -> Bundle:
+    """Opens a bundle and compares the digest of every file; raises as `open_bundle` does."""
+    return open_bundle(path, verify="sha256")
+
+
+def find_faults(
+    bundle: Bundle, *, sha256: bool, on_bytes: Callable[[int], object] | None = None
+) -> list[str]:
+    """What is wrong with the files of a bundle, one line each; empty when nothing is.
+
+    Args:
+        bundle: a bundle whose manifest was read.
+        sha256: whether to read every file whose size is right.
+        on_bytes: called with the number of bytes just read.
+    """
+    root = bundle.root.resolve()
+    faults = []
+    for relative, entry in bundle.manifest.files.items():
+        path = root / relative
+        if not path.resolve().is_relative_to(root):
+            faults.append(f"{relative} is a link that leads out of the bundle")
+        elif not path.is_file():
+            faults.append(f"{relative} is missing")
+        elif path.stat().st_size != entry.size_bytes:
+            faults.append(f"{relative} has {path.stat().st_size} bytes, the manifest says {entry.size_bytes}")
+        elif sha256 and digest_file(path, on_bytes) != entry.sha256:
+            faults.append(f"{relative} was altered: its sha256 differs from the manifest's")
+    return faults
+
+
+def _read(root: Path) -> Bundle:
+    manifest = root / MANIFEST_FILE
+    if is_partial(root):
+        raise BundleError(f"{root} was left by an export that did not finish: delete it and export again")
+    try:
+        with manifest.open("rb") as file:
+            data = file.read(_MAX_MANIFEST_BYTES + 1)
+        if len(data) > _MAX_MANIFEST_BYTES:
+            raise BundleCorruptError(f"{manifest} is larger than any manifest: copy or export again")
+        return Bundle(root, parse_manifest(data.decode("utf-8")))
+    except (FileNotFoundError, NotADirectoryError) as error:
+        found = "does not exist" if not root.exists() else f"holds no {MANIFEST_FILE}"
+        raise BundleError(f"{root} {found}: give the directory that neo-edge export wrote") from error
+    except UnicodeDecodeError as error:
+        raise BundleCorruptError(f"{manifest} is not UTF-8 text: copy or export again") from error

@@ -1,0 +1,224 @@
+"""What `bundle.json` says: the model, its variants, where it came from and the digest of every file.
+
+The schema is strict: a field that is missing or unknown is an error, and a change of the schema is a new
+`SCHEMA_VERSION`.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field
+from typing import Literal
+
+from neo_edge.config import ModelConfig
+from neo_edge.errors import BundleCorruptError, BundleVersionError, ConfigError, TokenizerError
+from neo_edge.manifest_fields import Fields, JsonValue, check_relative_path
+from neo_edge.tokens import SpecialTokens
+
+SCHEMA_VERSION = 1
+MANIFEST_FILE = "bundle.json"
+
+OpsProfile = Literal["modern", "portable"]
+CacheDtype = Literal["float32", "float16"]
+
+_ITEM_BYTES = {"float32": 4, "float16": 2}
+
+
+@dataclass(frozen=True)
+class Producer:
+    """The program that wrote the bundle."""
+
+    name: str
+    version: str
+
+
+@dataclass(frozen=True)
+class FileEntry:
+    """Size and digest of one file."""
+
+    size_bytes: int
+    sha256: str  # hexadecimal
+
+
+@dataclass(frozen=True)
+class TokenEmbedding:
+    """The embedding table that the host looks tokens up in: raw, row-major, little-endian."""
+
+    file: str
+    dtype: CacheDtype
+    shape: tuple[int, int]  # [vocab, hidden]
+
+    @property
+    def size_bytes(self) -> int:
+        """Length of the file."""
+        return self.shape[0] * self.shape[1] * _ITEM_BYTES[self.dtype]
+
+
+@dataclass(frozen=True)
+class Variant:
+    """One set of graphs; paths are relative to the bundle, with forward slashes."""
+
+    precision: str  # fp32, fp16, ...
+    ops: OpsProfile
+    opset: int  # of the ai.onnx domain
+    vision: str
+    decoder: str
+    token_embedding: TokenEmbedding
+    cache_dtype: CacheDtype
+    quality: Mapping[str, JsonValue] = field(default_factory=dict)  # measured when it was made
+    layer_precision: Mapping[str, JsonValue] = field(default_factory=dict)  # where it differs from `precision`
+
+    @property
+    def referenced_files(self) -> tuple[str, ...]:
+        """The files that this variant names."""
+        return self.vision, self.decoder, self.token_embedding.file
+
+
+@dataclass(frozen=True)
+class Manifest:
+    """The whole of `bundle.json`."""
+
+    producer: Producer
+    model: ModelConfig
+    special_tokens: SpecialTokens | None  # None: no tokenizer and no ids in config.json
+    tokenizer: bool  # False: prompts must be token ids
+    variants: Mapping[str, Variant]
+    provenance: Mapping[str, JsonValue] = field(default_factory=dict)
+    files: Mapping[str, FileEntry] = field(default_factory=dict)  # filled in by the writer
+    schema_version: int = SCHEMA_VERSION
+
+    def to_json(self) -> str:
+        """The text of `bundle.json`."""
+        data: dict[str, object] = {
+            "schema_version": self.schema_version,
+            "producer": asdict(self.producer),
+            "model": self.model.to_dict(),
+            "special_tokens": None if self.special_tokens is None else asdict(self.special_tokens),
+            "tokenizer": self.tokenizer,
+            "variants": {name: _variant_to_dict(variant) for name, variant in self.variants.items()},
+            "provenance": dict(self.provenance),
+            "files": {path: asdict(self.files[path]) for path in sorted(self.files)},
+        }
+        return json.dumps(data, indent=2, allow_nan=False, ensure_ascii=False) + "\n"
+
+
+def parse_manifest(text: str) -> Manifest:
+    """Reads the text of `bundle.json`.
+
+    Raises:
+        BundleVersionError: written by a release with another schema.
+        BundleCorruptError: not JSON, or a field is missing, unknown, of a wrong type or impossible.
+    """
+    try:
+        raw = json.loads(text, parse_constant=_no_constant)
+    except (ValueError, RecursionError) as error:
+        raise BundleCorruptError(f"{MANIFEST_FILE} is not readable JSON ({error}): copy or export again") from error
+    if not isinstance(raw, dict) or "schema_version" not in raw:
+        raise BundleCorruptError(f"{MANIFEST_FILE} has no schema_version: this is not the manifest of a bundle")
+    if raw["schema_version"] != SCHEMA_VERSION or isinstance(raw["schema_version"], bool):
+        raise BundleVersionError(
+            f"the bundle has schema version {raw['schema_version']!r}; this release reads version {SCHEMA_VERSION}: "
+            "install the release that wrote it, or export again"
+        )
+    fields = Fields(raw, "")
+    producer = fields.object("producer")
+    manifest = Manifest(
+        schema_version=fields.integer("schema_version"),
+        producer=Producer(name=producer.string("name"), version=producer.string("version")),
+        model=_model(fields),
+        special_tokens=_special_tokens(fields),
+        tokenizer=fields.boolean("tokenizer"),
+        variants={name: _variant(value) for name, value in fields.object("variants").objects().items()},
+        provenance=fields.free("provenance"),
+        files={path: _file_entry(path, value) for path, value in fields.object("files").objects().items()},
+    )
+    producer.no_others()
+    fields.no_others()
+    _check_references(manifest)
+    return manifest
+
+
+def _model(fields: Fields) -> ModelConfig:
+    try:
+        return ModelConfig.from_dict(dict(fields.free("model")))
+    except ConfigError as error:
+        raise BundleCorruptError(f"{MANIFEST_FILE}: {error}") from error
+
+
+def _special_tokens(fields: Fields) -> SpecialTokens | None:
+    tokens = fields.optional_object("special_tokens")
+    if tokens is None:
+        return None
+    try:
+        found = SpecialTokens(
+            img_context=tokens.integer("img_context"),
+            img_start=tokens.integer("img_start"),
+            img_end=tokens.integer("img_end"),
+            eos=tokens.integers("eos"),
+        )
+    except TokenizerError as error:
+        raise BundleCorruptError(f"{MANIFEST_FILE}: {error}") from error
+    tokens.no_others()
+    return found
+
+
+def _variant(fields: Fields) -> Variant:
+    embedding = fields.object("token_embedding")
+    vocab, hidden = embedding.integers("shape", count=2)
+    variant = Variant(
+        precision=fields.string("precision"),
+        ops=fields.choice("ops", "modern", "portable"),
+        opset=fields.integer("opset"),
+        vision=fields.path("vision"),
+        decoder=fields.path("decoder"),
+        token_embedding=TokenEmbedding(
+            file=embedding.path("file"),
+            dtype=embedding.choice("dtype", "float32", "float16"),
+            shape=(vocab, hidden),
+        ),
+        cache_dtype=fields.choice("cache_dtype", "float32", "float16"),
+        quality=fields.free("quality"),
+        layer_precision=fields.free("layer_precision"),
+    )
+    embedding.no_others()
+    fields.no_others()
+    return variant
+
+
+def _file_entry(path: str, fields: Fields) -> FileEntry:
+    check_relative_path(path)
+    entry = FileEntry(size_bytes=fields.integer("size_bytes"), sha256=fields.string("sha256"))
+    fields.no_others()
+    if not re.fullmatch("[0-9a-f]{64}", entry.sha256):
+        raise BundleCorruptError(f"{MANIFEST_FILE}: the sha256 of {path!r} is {entry.sha256!r}: copy or export again")
+    return entry
+
+
+def _check_references(manifest: Manifest) -> None:
+    for name, variant in manifest.variants.items():
+        for path in variant.referenced_files:
+            if path not in manifest.files:
+                raise BundleCorruptError(
+                    f"{MANIFEST_FILE}: variant {name!r} names {path!r}, which has no digest: copy or export again"
+                )
+        table = variant.token_embedding
+        stored = manifest.files[table.file].size_bytes
+        if stored != table.size_bytes:
+            raise BundleCorruptError(
+                f"{MANIFEST_FILE}: {table.file!r} has {stored} bytes and the shape {list(table.shape)} in "
+                f"{table.dtype} needs {table.size_bytes}: copy or export again"
+            )
+
+
+def _variant_to_dict(variant: Variant) -> dict[str, object]:
+    # asdict would refuse the read-only mappings that callers may pass.
+    values = {name: value for name, value in vars(variant).items() if name != "token_embedding"}
+    values["quality"] = dict(variant.quality)
+    values["layer_precision"] = dict(variant.layer_precision)
+    return {**values, "token_embedding": {**asdict(variant.token_embedding)}}
+
+
+def _no_constant(name: str) -> object:
+    raise ValueError(f"{name} is no JSON number")
