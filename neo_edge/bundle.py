@@ -12,7 +12,7 @@ from neo_edge.errors import BundleCorruptError, BundleError
 from neo_edge.file_digest import digest_file
 from neo_edge.manifest import MANIFEST_FILE, Manifest, Variant, parse_manifest
 
-__all__ = ["Bundle", "BundleWriter", "find_faults", "open_bundle", "verify_bundle"]
+__all__ = ["Bundle", "BundleWriter", "find_faults", "open_bundle", "read_bundle", "verify_bundle"]
 
 _MAX_MANIFEST_BYTES = 64 << 20
 
@@ -53,7 +53,7 @@ def open_bundle(path: str | Path, *, verify: Literal["size", "sha256"] = "size")
         BundleCorruptError: its manifest is malformed, or files are missing, truncated or altered, or lead out
             of the bundle; the message lists them.
     """
-    bundle = _read(Path(path))
+    bundle = read_bundle(path)
     faults = find_faults(bundle, sha256=verify == "sha256")
     if faults:
         raise BundleCorruptError(
@@ -92,7 +92,9 @@ def find_faults(
     return faults
 
 
-def _read(root: Path) -> Bundle:
+def read_bundle(path: str | Path) -> Bundle:
+    """Reads the manifest of a bundle without looking at its files; raises as `open_bundle` does for the manifest."""
+    root = Path(path)
     manifest = root / MANIFEST_FILE
     if is_partial(root):
         raise BundleError(f"{root} was left by an export that did not finish: delete it and export again")

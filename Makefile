@@ -1,0 +1,60 @@
+# Every target does its own set-up in .venv; python3 (3.11 or newer) with venv, make and pip are enough.
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+PIP := $(BIN)/python -m pip install --disable-pip-version-check -q -c constraints.txt
+
+# A stamp says that an installation is whole; it is made again when the requirements change.
+DEMO_READY := $(VENV)/.ready-demo
+DEV_READY := $(VENV)/.ready-dev
+ORT_123 := $(VENV)/ort-1.23
+INPUTS := pyproject.toml constraints.txt
+
+TYPED := neo_edge export runtime calibration samples
+
+.PHONY: setup demo test check evidence bench clean
+
+setup: $(DEV_READY)
+
+# The demo exports with torch and answers without it; a development installation has all that it needs.
+demo: $(if $(wildcard $(DEV_READY)),$(DEV_READY),$(DEMO_READY))
+	$(BIN)/neo-edge demo
+
+test: $(DEV_READY) $(ORT_123)/.ready
+	OMP_NUM_THREADS=1 NEO_EDGE_ORT_123=$(CURDIR)/$(ORT_123) $(BIN)/python -m pytest $(PYTEST_ARGS)
+
+check: $(DEV_READY)
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+	$(BIN)/pyright
+
+evidence: $(DEV_READY)
+	$(BIN)/python docs/evidence.py
+
+bench: $(DEV_READY)
+	$(BIN)/python docs/bench.py
+
+clean:
+	rm -rf build dist out .coverage .hypothesis .mypy_cache .pytest_cache .ruff_cache
+
+$(BIN)/python:
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || \
+	  { echo "error: $$($(PYTHON) --version) found; Python 3.11 or newer is needed: make PYTHON=python3.12 ..."; exit 1; }
+	$(PYTHON) -m venv $(VENV)
+
+$(DEMO_READY): $(INPUTS) | $(BIN)/python
+	$(PIP) -e ".[cpu,export]"
+	touch $@
+
+$(DEV_READY): $(INPUTS) | $(BIN)/python
+	$(PIP) -e ".[dev]"
+	touch $@
+
+# The newest ONNX Runtime for Python 3.10, which JetPack 6 has; it has no wheel for Python 3.14.
+$(ORT_123)/.ready: | $(BIN)/python
+	rm -rf $(ORT_123) && mkdir -p $(ORT_123)
+	$(BIN)/python -c 'import sys; sys.exit(sys.version_info >= (3, 14))' && \
+	  $(BIN)/python -m pip install --disable-pip-version-check -q --no-deps --target $(ORT_123) onnxruntime==1.23.2 || \
+	  $(BIN)/python -c 'import sys; sys.exit(sys.version_info < (3, 14))'
+	touch $@
