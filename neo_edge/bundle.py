@@ -93,7 +93,7 @@ def find_faults(
 
 
 def read_bundle(path: str | Path) -> Bundle:
-    """Reads the manifest of a bundle without looking at its files; raises as `open_bundle` does for the manifest."""
+    """Reads a bundle's manifest without looking at its files; raises `BundleError` as `open_bundle` does."""
     root = Path(path)
     manifest = root / MANIFEST_FILE
     if is_partial(root):

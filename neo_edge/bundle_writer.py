@@ -60,7 +60,9 @@ class BundleWriter:
         try:
             parent.mkdir(parents=True, exist_ok=True)
             for leftover in parent.glob(f"{prefix}*"):
-                _log.warning("%s is of an export that did not finish or still runs; delete it if none runs", leftover)
+                _log.warning(
+                    "%s is of an export that did not finish or still runs; delete it if none runs", leftover
+                )
             self._directory = Path(tempfile.mkdtemp(prefix=prefix, dir=parent))
         except OSError as error:
             raise BundleError(f"no bundle can be written at {self.target}: {error}") from error
@@ -116,7 +118,9 @@ class BundleWriter:
         if not self._overwrite:
             raise BundleError(f"{target} exists already: choose another name, or ask to overwrite it")
         if target.is_symlink() or not (target / MANIFEST_FILE).is_file():
-            raise BundleError(f"{target} exists and is no bundle, so it is not overwritten: choose another name")
+            raise BundleError(
+                f"{target} exists and is no bundle, so it is not overwritten: choose another name"
+            )
 
     def _give_name(self, directory: Path) -> None:
         if not os.path.lexists(self.target):

@@ -175,7 +175,9 @@ def _weight_files(directory: Path) -> list[Path]:
         raise WeightsError(f"{index} has no readable weight_map ({error!r}): fetch it again") from error
     strange = [shard for shard in shards if not isinstance(shard, str) or Path(shard).name != shard]
     if strange or not shards:
-        raise WeightsError(f"{index} names {strange or 'no files'}; shards must stand beside it: fetch it again")
+        raise WeightsError(
+            f"{index} names {strange or 'no files'}; shards must stand beside it: fetch it again"
+        )
     absent = [shard for shard in shards if not (directory / shard).is_file()]
     if absent:
         raise WeightsError(f"{index} names files that do not exist: {_listed(absent)}: fetch them")

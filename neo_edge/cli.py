@@ -94,7 +94,7 @@ class _BrokenCommand:
     def add_arguments(self, parser: argparse.ArgumentParser) -> None:
         parser.add_argument("arguments", nargs=argparse.REMAINDER, help=argparse.SUPPRESS)
 
-    def run(self, args: argparse.Namespace) -> int:
+    def run(self, args: argparse.Namespace) -> int:  # noqa: ARG002 - the protocol's signature
         raise NeoEdgeError(
             f"the verb {self._entry.name!r} cannot be loaded from {self._entry.value} ({self._error}): "
             "install neo-edge again"

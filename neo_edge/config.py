@@ -116,9 +116,13 @@ class ModelConfig:
         """Reads `to_dict`'s form; raises `ConfigError` for a field that is missing or unknown."""
         try:
             rest = {key: value for key, value in data.items() if key not in ("vision", "decoder")}
-            return cls(vision=VisionConfig(**data["vision"]), decoder=DecoderConfig(**data["decoder"]), **rest)
+            return cls(
+                vision=VisionConfig(**data["vision"]), decoder=DecoderConfig(**data["decoder"]), **rest
+            )
         except (KeyError, TypeError) as error:
-            raise ConfigError(f"the stored model config does not fit this release ({error}): export again") from error
+            raise ConfigError(
+                f"the stored model config does not fit this release ({error}): export again"
+            ) from error
 
 
 def load_config(directory: str | Path) -> ModelConfig:
@@ -242,7 +246,9 @@ class _Section:
 
     def _scalar(self, field: str) -> object:
         if field not in self._raw:
-            raise ConfigError(f"config.json lacks {self._name}{field}: fetch the checkpoint's own config.json")
+            raise ConfigError(
+                f"config.json lacks {self._name}{field}: fetch the checkpoint's own config.json"
+            )
         value = self._raw[field]
         if isinstance(value, list) and len(value) == 1:
             value = value[0]

@@ -15,8 +15,7 @@ class MissingExtraError(NeoEdgeError):
 
     def __init__(self, package: str, extra: str) -> None:
         super().__init__(
-            f"the package {package!r} is needed here and not installed: "
-            f'run  pip install "neo-edge[{extra}]"'
+            f'the package {package!r} is needed here and not installed: run  pip install "neo-edge[{extra}]"'
         )
         self.package = package
         self.extra = extra

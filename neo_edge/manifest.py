@@ -68,7 +68,9 @@ class Variant:
     token_embedding: TokenEmbedding
     cache_dtype: CacheDtype
     quality: Mapping[str, JsonValue] = field(default_factory=dict)  # measured when it was made
-    layer_precision: Mapping[str, JsonValue] = field(default_factory=dict)  # where it differs from `precision`
+    layer_precision: Mapping[str, JsonValue] = field(
+        default_factory=dict
+    )  # where it differs from `precision`
 
     @property
     def referenced_files(self) -> tuple[str, ...]:
@@ -114,25 +116,29 @@ def parse_manifest(text: str) -> Manifest:
     try:
         raw = json.loads(text, parse_constant=_no_constant)
     except (ValueError, RecursionError) as error:
-        raise BundleCorruptError(f"{MANIFEST_FILE} is not readable JSON ({error}): copy or export again") from error
+        raise BundleCorruptError(
+            f"{MANIFEST_FILE} is not readable JSON ({error}): copy or export again"
+        ) from error
     if not isinstance(raw, dict) or "schema_version" not in raw:
-        raise BundleCorruptError(f"{MANIFEST_FILE} has no schema_version: this is not the manifest of a bundle")
+        raise BundleCorruptError(
+            f"{MANIFEST_FILE} has no schema_version: this is not the manifest of a bundle"
+        )
     if raw["schema_version"] != SCHEMA_VERSION or isinstance(raw["schema_version"], bool):
         raise BundleVersionError(
             f"the bundle has schema version {raw['schema_version']!r}; this release reads version {SCHEMA_VERSION}: "
             "install the release that wrote it, or export again"
         )
     fields = Fields(raw, "")
-    producer = fields.object("producer")
+    producer = fields.section("producer")
     manifest = Manifest(
         schema_version=fields.integer("schema_version"),
         producer=Producer(name=producer.string("name"), version=producer.string("version")),
         model=_model(fields),
         special_tokens=_special_tokens(fields),
         tokenizer=fields.boolean("tokenizer"),
-        variants={name: _variant(value) for name, value in fields.object("variants").objects().items()},
+        variants={name: _variant(value) for name, value in fields.section("variants").sections().items()},
         provenance=fields.free("provenance"),
-        files={path: _file_entry(path, value) for path, value in fields.object("files").objects().items()},
+        files={path: _file_entry(path, value) for path, value in fields.section("files").sections().items()},
     )
     producer.no_others()
     fields.no_others()
@@ -148,7 +154,7 @@ def _model(fields: Fields) -> ModelConfig:
 
 
 def _special_tokens(fields: Fields) -> SpecialTokens | None:
-    tokens = fields.optional_object("special_tokens")
+    tokens = fields.optional_section("special_tokens")
     if tokens is None:
         return None
     try:
@@ -165,7 +171,7 @@ def _special_tokens(fields: Fields) -> SpecialTokens | None:
 
 
 def _variant(fields: Fields) -> Variant:
-    embedding = fields.object("token_embedding")
+    embedding = fields.section("token_embedding")
     vocab, hidden = embedding.integers("shape", count=2)
     variant = Variant(
         precision=fields.string("precision"),
@@ -192,7 +198,9 @@ def _file_entry(path: str, fields: Fields) -> FileEntry:
     entry = FileEntry(size_bytes=fields.integer("size_bytes"), sha256=fields.string("sha256"))
     fields.no_others()
     if not re.fullmatch("[0-9a-f]{64}", entry.sha256):
-        raise BundleCorruptError(f"{MANIFEST_FILE}: the sha256 of {path!r} is {entry.sha256!r}: copy or export again")
+        raise BundleCorruptError(
+            f"{MANIFEST_FILE}: the sha256 of {path!r} is {entry.sha256!r}: copy or export again"
+        )
     return entry
 
 

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from pathlib import PurePosixPath
-from typing import TypeAlias, TypeVar
+from typing import TypeAlias, TypeVar, cast
 
 from neo_edge.errors import BundleCorruptError
 
-JsonValue: TypeAlias = "None | bool | int | float | str | list[JsonValue] | dict[str, JsonValue]"
+JsonValue: TypeAlias = "bool | int | float | str | list[JsonValue] | dict[str, JsonValue] | None"
 """Whatever JSON can hold."""
 
 _Choice = TypeVar("_Choice", bound=str)
@@ -29,7 +29,9 @@ def check_relative_path(path: str) -> str:
         or any(character in path for character in "\\:\0")
         or path == "."
     ):
-        raise BundleCorruptError(f"the manifest names the path {path!r}, which leads out of the bundle: do not use it")
+        raise BundleCorruptError(
+            f"the manifest names the path {path!r}, which leads out of the bundle: do not use it"
+        )
     return path
 
 
@@ -38,7 +40,9 @@ class Fields:
 
     def __init__(self, raw: object, name: str) -> None:
         if not isinstance(raw, dict):
-            raise BundleCorruptError(f"bundle.json: {name} is {_shown(raw)}; an object is needed: export again")
+            raise BundleCorruptError(
+                f"bundle.json: {name} is {_shown(raw)}; an object is needed: export again"
+            )
         self._raw: dict[str, object] = raw
         self._prefix = f"{name}." if name else ""
         self._used: set[str] = set()
@@ -74,21 +78,20 @@ class Fields:
             raise self._wrong(field, f"a list of {count or ''} whole numbers".replace("  ", " "))
         return tuple(self._count(field, item) for item in value)
 
-    def object(self, field: str) -> Fields:
+    def section(self, field: str) -> Fields:
         return Fields(self._get(field), f"{self._prefix}{field}")
 
-    def optional_object(self, field: str) -> Fields | None:
-        return None if self._get(field) is None else self.object(field)
+    def optional_section(self, field: str) -> Fields | None:
+        return None if self._get(field) is None else self.section(field)
 
-    def objects(self) -> dict[str, Fields]:
+    def sections(self) -> dict[str, Fields]:
         """All fields of this object, each an object."""
-        return {name: self.object(name) for name in self._raw}
+        return {name: self.section(name) for name in self._raw}
 
     def free(self, field: str) -> Mapping[str, JsonValue]:
         """An object whose contents are not ours to check."""
-        self.object(field)
-        found: dict[str, JsonValue] = self._raw[field]  # type: ignore[assignment]  # json.loads gives JsonValue
-        return found
+        self.section(field)
+        return cast("dict[str, JsonValue]", self._raw[field])
 
     def no_others(self) -> None:
         """Raises when the object has fields that nobody asked for."""
@@ -112,7 +115,9 @@ class Fields:
 
     def _wrong(self, field: str, wanted: str) -> BundleCorruptError:
         found = _shown(self._raw[field])
-        return BundleCorruptError(f"bundle.json: {self._prefix}{field} is {found}; {wanted} is needed: export again")
+        return BundleCorruptError(
+            f"bundle.json: {self._prefix}{field} is {found}; {wanted} is needed: export again"
+        )
 
 
 def _shown(value: object) -> str:

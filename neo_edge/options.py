@@ -16,7 +16,9 @@ class SamplingOptions:
     top_k: int | None = None  # keep the k likeliest tokens
     top_p: float | None = None  # keep the fewest tokens whose probabilities reach p
     min_p: float | None = None  # keep tokens at least this fraction as likely as the likeliest
-    repetition_penalty: float = 1.0  # divides (positive) or multiplies (negative) logits of tokens already seen
+    repetition_penalty: float = (
+        1.0  # divides (positive) or multiplies (negative) logits of tokens already seen
+    )
     max_new_tokens: int = 512  # an answer ends here at the latest
     seed: int | None = None  # None: different each time, when sampling
     stop: tuple[str, ...] = ()  # the answer ends before the first of these
@@ -26,9 +28,13 @@ class SamplingOptions:
         if isinstance(self.stop, str):
             raise InputError(f"stop is {self.stop!r}; pass a tuple of strings, such as ({self.stop!r},)")
         object.__setattr__(self, "stop", tuple(self.stop))
-        _check("temperature", self.temperature, _finite(self.temperature) and self.temperature >= 0, "0 or above")
+        _check(
+            "temperature", self.temperature, _finite(self.temperature) and self.temperature >= 0, "0 or above"
+        )
         _check("top_k", self.top_k, self.top_k is None or self.top_k >= 1, "1 or above, or None")
-        _check("top_p", self.top_p, self.top_p is None or 0 < self.top_p <= 1, "above 0 and at most 1, or None")
+        _check(
+            "top_p", self.top_p, self.top_p is None or 0 < self.top_p <= 1, "above 0 and at most 1, or None"
+        )
         _check("min_p", self.min_p, self.min_p is None or 0 <= self.min_p <= 1, "between 0 and 1, or None")
         _check(
             "repetition_penalty",
@@ -38,7 +44,9 @@ class SamplingOptions:
         )
         _check("max_new_tokens", self.max_new_tokens, self.max_new_tokens >= 1, "1 or above")
         _check("seed", self.seed, self.seed is None or self.seed >= 0, "0 or above, or None")
-        _check("stop", self.stop, all(isinstance(text, str) and text for text in self.stop), "non-empty strings")
+        _check(
+            "stop", self.stop, all(isinstance(text, str) and text for text in self.stop), "non-empty strings"
+        )
 
     @property
     def greedy(self) -> bool:

@@ -114,8 +114,10 @@ def pack_order(grid: PatchGrid) -> npt.NDArray[np.int64]:
 
     `patches_row_major[pack_order(grid)]` is in packed order: 2x2 groups row-major, and (dy, dx) within one.
     """
-    index = np.arange(grid.patches, dtype=np.int64).reshape(*_split(grid))
-    return index.transpose(0, 2, 1, 3).reshape(-1)
+    rows, cols = grid.merged
+    index = np.arange(grid.patches, dtype=np.int64).reshape(rows, MERGE, cols, MERGE)
+    order: npt.NDArray[np.int64] = index.transpose(0, 2, 1, 3).reshape(-1)
+    return order
 
 
 def packed_patch_xy(grids: Sequence[PatchGrid]) -> npt.NDArray[np.int32]:
@@ -124,8 +126,3 @@ def packed_patch_xy(grids: Sequence[PatchGrid]) -> npt.NDArray[np.int32]:
         return np.zeros((0, 2), np.int32)
     rows_cols = [np.divmod(pack_order(grid), grid.cols) for grid in grids]
     return np.concatenate([np.stack([col, row], axis=1) for row, col in rows_cols]).astype(np.int32)
-
-
-def _split(grid: PatchGrid) -> tuple[int, int, int, int]:
-    rows, cols = grid.merged
-    return rows, MERGE, cols, MERGE

@@ -23,10 +23,14 @@ class SequenceLayout:
     """Positions of S tokens that are appended to a sequence."""
 
     position_ids: npt.NDArray[np.int32]  # [3, S]: t, h, w
-    visible_length: npt.NDArray[np.int32]  # [S]: cache positions that the token may attend to, from position 0
+    visible_length: npt.NDArray[
+        np.int32
+    ]  # [S]: cache positions that the token may attend to, from position 0
     is_visual: npt.NDArray[np.bool_]  # [S]: the token is replaced by a visual token
     next_t: int  # t of a text token that would follow
-    boundaries: npt.NDArray[np.int64]  # [K]: lengths of this piece at which a chunk may end or a rewind may land
+    boundaries: npt.NDArray[
+        np.int64
+    ]  # [K]: lengths of this piece at which a chunk may end or a rewind may land
 
     def t_after(self, length: int) -> int:
         """t of a text token that would follow the first `length` tokens of this piece (length >= 1)."""
@@ -58,7 +62,9 @@ def layout(
     if ids.size == 0:
         ids = np.zeros(0, np.int64)
     if ids.ndim != 1 or not np.issubdtype(ids.dtype, np.integer):
-        raise InputError(f"input_ids has shape {ids.shape} and type {ids.dtype}; pass one row of whole numbers")
+        raise InputError(
+            f"input_ids has shape {ids.shape} and type {ids.dtype}; pass one row of whole numbers"
+        )
     if start_length < 0 or start_t < 0:
         raise InputError(f"start_length {start_length} and start_t {start_t} must not be negative")
     is_visual = ids == tokens.img_context

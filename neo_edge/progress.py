@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import sys
 import time
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sized
 from types import TracebackType
-from typing import Generic, TextIO, TypeVar, overload
+from typing import Generic, NoReturn, TextIO, TypeVar, overload
 
 from tqdm import tqdm
 
@@ -29,7 +29,7 @@ class Progress(Generic[T]):
         self._done = 0
         self._printed: int | None = None
         self._next_line_s = time.monotonic() + _LINE_EVERY_S
-        self._bar: tqdm[T] | None = None
+        self._bar: tqdm[NoReturn] | None = None
 
     def __enter__(self) -> Progress[T]:
         if self._stream.isatty():
@@ -98,5 +98,5 @@ def progress(
     target = sys.stderr if stream is None else stream
     if isinstance(iterable_or_total, int):
         return Progress(range(iterable_or_total), iterable_or_total, description, unit, target)
-    total = len(iterable_or_total) if hasattr(iterable_or_total, "__len__") else None
+    total = len(iterable_or_total) if isinstance(iterable_or_total, Sized) else None
     return Progress(iterable_or_total, total, description, unit, target)

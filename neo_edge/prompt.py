@@ -30,7 +30,9 @@ class Message:
 
     def __post_init__(self) -> None:
         if self.images < 0 or (self.images and self.role != "user"):
-            raise PromptError(f"a message of the {self.role} brings {self.images} images; only the user brings any")
+            raise PromptError(
+                f"a message of the {self.role} brings {self.images} images; only the user brings any"
+            )
 
 
 def encode_chat(
@@ -138,7 +140,9 @@ def place_frames(
     _check_times(times_s)
     prefix = ""
     if (duration_s is None) != (fps is None):
-        raise PromptError("the sentence about the whole video needs both its duration_s and its fps: give both or none")
+        raise PromptError(
+            "the sentence about the whole video needs both its duration_s and its fps: give both or none"
+        )
     if duration_s is not None and fps is not None:
         if not duration_s >= 0 or not fps > 0:
             raise PromptError(f"duration_s {duration_s} and fps {fps} must be positive")

@@ -40,11 +40,8 @@ class TensorEntry:
             float32 or float16 as stored, mapped from the file (read-only, no memory of its own);
             bfloat16 is widened to float32, which is exact.
         """
-        if not self.shape:
-            rows, row_shape = 1, ()
-        else:
-            rows, row_shape = self.shape[0], self.shape[1:]
-        start, stop, _ = slice(start, stop).indices(rows)
+        row_shape = self.shape[1:]
+        start, stop, _ = slice(start, stop).indices(self.shape[0] if self.shape else 1)
         row_items = math.prod(row_shape)
         shape = (max(0, stop - start), *row_shape) if self.shape else ()
         if math.prod(shape) == 0:
@@ -92,8 +89,12 @@ def _entry(path: Path, name: str, value: object, data_start: int, file_size: int
     broken = WeightsError(f"{path}: the header's entry for {name!r} is malformed: fetch the file again")
     if not isinstance(value, dict):
         raise broken
-    dtype, shape, offsets = value.get("dtype"), value.get("shape"), value.get("data_offsets")
-    if not isinstance(dtype, str) or not _is_row_of_counts(shape) or not _is_row_of_counts(offsets):
+    dtype, shape, offsets = (
+        value.get("dtype"),
+        _counts(value.get("shape")),
+        _counts(value.get("data_offsets")),
+    )
+    if not isinstance(dtype, str) or shape is None or offsets is None:
         raise broken
     if dtype not in _ITEM_BYTES:
         raise WeightsError(
@@ -108,11 +109,13 @@ def _entry(path: Path, name: str, value: object, data_start: int, file_size: int
             f"{path} ends at byte {file_size}, inside {name!r}, which goes to byte "
             f"{data_start + offsets[1]}: the file is truncated, fetch it again"
         )
-    return TensorEntry(path, dtype, tuple(shape), data_start + offsets[0], size_bytes)
+    return TensorEntry(path, dtype, shape, data_start + offsets[0], size_bytes)
 
 
-def _is_row_of_counts(value: object) -> bool:
-    return isinstance(value, list) and all(type(item) is int and item >= 0 for item in value)
+def _counts(value: object) -> tuple[int, ...] | None:
+    if isinstance(value, list) and all(type(item) is int and item >= 0 for item in value):
+        return tuple(value)
+    return None
 
 
 def _unique(pairs: Sequence[tuple[str, object]]) -> dict[str, object]:

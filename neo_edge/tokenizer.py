@@ -94,7 +94,9 @@ def resolve_special_tokens(tokenizer: Tokenizer | None, config: ModelConfig) -> 
         if found is None:
             found = configured
         elif configured not in (None, found):
-            _log.warning("config.json gives %s the id %s; the tokenizer's %s is used", token, configured, found)
+            _log.warning(
+                "config.json gives %s the id %s; the tokenizer's %s is used", token, configured, found
+            )
         if found is None:
             raise TokenizerError(
                 f"neither the tokenizer nor config.json gives an id to {token}: fetch the checkpoint's "
@@ -128,8 +130,10 @@ def _backend(file: TokenizerFile) -> Backend:
     ]
     try:
         backend: Backend = Backend.from_str(file.with_added(changed))
-    except Exception as error:  # noqa: BLE001 - the library raises bare Exception
-        raise TokenizerError(f"{file.source} is no tokenizer that can be read ({error}): fetch it again") from error
+    except Exception as error:  # the library raises no narrower class
+        raise TokenizerError(
+            f"{file.source} is no tokenizer that can be read ({error}): fetch it again"
+        ) from error
     backend.encode_special_tokens = True
     for token in file.added:
         found = backend.token_to_id(token.content)

@@ -16,7 +16,8 @@ from neo_edge.errors import TokenizerError
 # Qwen2's split of text into words, numbers digit by digit, punctuation and space.
 # Source: the pre_tokenizer of Qwen2/Qwen3's published tokenizer.json.
 QWEN_PATTERN = (
-    r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+"
+    r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}| ?[^\s\p{L}\p{N}]+[\r\n]*"
+    r"|\s*[\r\n]+|\s+(?!\S)|\s+"
 )
 
 
@@ -45,7 +46,10 @@ class TokenizerFile:
 
     def with_added(self, added: Sequence[AddedToken]) -> str:
         """The same tokenizer with these added tokens."""
-        rows = [{**token.raw, "id": token.id, "content": token.content, "special": token.special} for token in added]
+        rows = [
+            {**token.raw, "id": token.id, "content": token.content, "special": token.special}
+            for token in added
+        ]
         return json.dumps({**self.data, "added_tokens": rows}, ensure_ascii=False)
 
 
@@ -81,12 +85,22 @@ def _from_vocab_and_merges(directory: Path, vocab: Path, merges: Path) -> Tokeni
         "pre_tokenizer": {
             "type": "Sequence",
             "pretokenizers": [
-                {"type": "Split", "pattern": {"Regex": QWEN_PATTERN}, "behavior": "Isolated", "invert": False},
+                {
+                    "type": "Split",
+                    "pattern": {"Regex": QWEN_PATTERN},
+                    "behavior": "Isolated",
+                    "invert": False,
+                },
                 {"type": "ByteLevel", "add_prefix_space": False, "trim_offsets": False, "use_regex": False},
             ],
         },
         "post_processor": None,
-        "decoder": {"type": "ByteLevel", "add_prefix_space": False, "trim_offsets": False, "use_regex": False},
+        "decoder": {
+            "type": "ByteLevel",
+            "add_prefix_space": False,
+            "trim_offsets": False,
+            "use_regex": False,
+        },
         "model": {
             "type": "BPE",
             "dropout": None,
@@ -126,7 +140,9 @@ def _added_token(source: Path, row: object) -> AddedToken:
     if isinstance(row, dict):
         index, content, special = row.get("id"), row.get("content"), row.get("special", False)
         if type(index) is int and index >= 0 and isinstance(content, str) and content:
-            flags = {key: bool(row.get(key, False)) for key in ("single_word", "lstrip", "rstrip", "normalized")}
+            flags = {
+                key: bool(row.get(key, False)) for key in ("single_word", "lstrip", "rstrip", "normalized")
+            }
             return AddedToken(index, content, bool(special), dict(flags))
     raise TokenizerError(f"{source} has a malformed added token {row!r}: fetch it again")
 
