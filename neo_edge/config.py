@@ -7,11 +7,16 @@ lists (a trailing comma made them tuples), so both forms are read.
 from __future__ import annotations
 
 import json
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, fields
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 from neo_edge.errors import ConfigError, UnsupportedArchitectureError
+
+_Config = TypeVar("_Config", "VisionConfig", "DecoderConfig", "ModelConfig")
+
+TEMPLATES = ("neo1_0",)
+"""Chat templates that `prompt.py` writes."""
 
 
 @dataclass(frozen=True)
@@ -43,10 +48,10 @@ class VisionConfig:
 
     def __post_init__(self) -> None:
         _require_positive("vision_config", self)
-        if self.downsample_ratio != 1 / self.merge_size:
-            raise ConfigError(
-                f"vision_config.downsample_ratio is {self.downsample_ratio}; it must be 1/n for a whole n, "
-                "because n x n patches make one visual token"
+        if self.downsample_ratio != 0.5:
+            raise UnsupportedArchitectureError(
+                f"vision_config.downsample_ratio is {self.downsample_ratio}; NEO-ov has 0.5 (2x2 patches make one "
+                "visual token), and neo_edge exports no other"
             )
         if self.hidden_size % 4:
             raise ConfigError(
@@ -107,6 +112,13 @@ class ModelConfig:
     img_end_token_id: int | None
     eos_token_id: int | None
 
+    def __post_init__(self) -> None:
+        if self.template not in TEMPLATES:
+            raise ConfigError(
+                f"config.json names the chat template {self.template!r}; neo_edge knows {', '.join(TEMPLATES)}: if "
+                "that is how the model was trained, put it into config.json"
+            )
+
     def to_dict(self) -> dict[str, Any]:
         """The plain form that a bundle's manifest stores."""
         return asdict(self)
@@ -114,15 +126,12 @@ class ModelConfig:
     @classmethod
     def from_dict(cls, data: dict[str, Any]) -> ModelConfig:
         """Reads `to_dict`'s form; raises `ConfigError` for a field that is missing or unknown."""
-        try:
-            rest = {key: value for key, value in data.items() if key not in ("vision", "decoder")}
-            return cls(
-                vision=VisionConfig(**data["vision"]), decoder=DecoderConfig(**data["decoder"]), **rest
-            )
-        except (KeyError, TypeError) as error:
-            raise ConfigError(
-                f"the stored model config does not fit this release ({error}): export again"
-            ) from error
+        rest = {key: value for key, value in data.items() if key not in ("vision", "decoder")}
+        sections = {
+            "vision": _from_stored(VisionConfig, data.get("vision")),
+            "decoder": _from_stored(DecoderConfig, data.get("decoder")),
+        }
+        return _from_stored(cls, {**rest, **sections})
 
 
 def load_config(directory: str | Path) -> ModelConfig:
@@ -181,7 +190,7 @@ def parse_config(raw: dict[str, Any]) -> ModelConfig:
             max_positions=llm.integer("max_position_embeddings"),
             tie_word_embeddings=tied,
         ),
-        template=str(raw.get("template", "neo1_0")),
+        template=str(raw.get("template") or TEMPLATES[0]),
         img_context_token_id=top.optional_id("img_context_token_id"),
         img_start_token_id=top.optional_id("img_start_token_id"),
         img_end_token_id=top.optional_id("img_end_token_id"),
@@ -261,3 +270,35 @@ def _require_positive(section: str, config: object) -> None:
     for field, value in vars(config).items():
         if not isinstance(value, bool) and isinstance(value, int | float) and value <= 0:
             raise ConfigError(f"config.json: {section}.{field} is {value}; it must be above zero")
+
+
+_STORED_TYPES: dict[str, tuple[type, ...]] = {
+    "int": (int,),
+    "float": (int, float),
+    "bool": (bool,),
+    "str": (str,),
+    "int | None": (int, type(None)),
+    "VisionConfig": (VisionConfig,),
+    "DecoderConfig": (DecoderConfig,),
+}
+
+
+def _from_stored(kind: type[_Config], data: object) -> _Config:
+    if not isinstance(data, dict):
+        raise ConfigError(f"the stored model config has no {kind.__name__}: export again")
+    wanted = {field.name: str(field.type) for field in fields(kind)}
+    strange = sorted(wanted.keys() ^ data.keys())
+    strange += [
+        name
+        for name, value in data.items()
+        if name in wanted
+        and (
+            not isinstance(value, _STORED_TYPES[wanted[name]])
+            or isinstance(value, bool) != (wanted[name] == "bool")
+        )
+    ]
+    if strange:
+        raise ConfigError(
+            f"the stored model config does not fit this release ({kind.__name__}: {', '.join(strange)}): export again"
+        )
+    return kind(**data)

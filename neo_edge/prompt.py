@@ -9,12 +9,14 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Literal
+from typing import TYPE_CHECKING, Literal
 
 from neo_edge.errors import PromptError
 from neo_edge.protocols import MultiImageStyle, VideoStyle
-from neo_edge.tokenizer import Tokenizer
 from neo_edge.tokens import IM_END, IM_START, IMG_CONTEXT, IMG_END, IMG_START
+
+if TYPE_CHECKING:
+    from neo_edge.tokenizer import Tokenizer
 
 IMAGE_PLACE = "<image>"
 """Where an image stands in the text of a message that brings images; plain text in one that brings none."""

@@ -15,12 +15,12 @@ from tokenizers import Tokenizer as Backend
 from neo_edge.config import ModelConfig
 from neo_edge.errors import TokenizerError
 from neo_edge.tokenizer_files import AddedToken, TokenizerFile, read_tokenizer_file
-from neo_edge.tokens import END_OF_TEXT, IM_END, IMG_CONTEXT, IMG_END, IMG_START, SpecialTokens
+from neo_edge.tokens import END_OF_TEXT, IM_END, IM_START, IMG_CONTEXT, IMG_END, IMG_START, SpecialTokens
 
 MARKUP = ("<ref>", "</ref>", "<box>", "</box>", "<quad>", "</quad>")
 """Tokens that a prompt may contain, such as `<ref>the red ball</ref>`."""
 
-_CONTROL = ("<IMG_CONTEXT>", "<img>", "</img>", "<|im_start|>", "<|im_end|>", "<|endoftext|>")
+_CONTROL = (IMG_CONTEXT, IMG_START, IMG_END, IM_START, IM_END, END_OF_TEXT)
 
 _log = logging.getLogger(__name__)
 

@@ -61,6 +61,7 @@ def read_tokenizer_file(directory: Path) -> TokenizerFile | None:
         rows = data.get("added_tokens", [])
         if not isinstance(rows, list) or not isinstance(data.get("model"), dict):
             raise TokenizerError(f"{whole} lacks a model or its added tokens: fetch it again")
+        data |= {"truncation": None, "padding": None}  # a prompt is neither cut nor filled up behind its back
         return TokenizerFile(whole, data, tuple(_added_token(whole, row) for row in rows))
     if vocab.is_file() and merges.is_file():
         return _from_vocab_and_merges(directory, vocab, merges)
