@@ -269,7 +269,16 @@ class _Section:
 def _require_positive(section: str, config: object) -> None:
     for field, value in vars(config).items():
         if not isinstance(value, bool) and isinstance(value, int | float) and value <= 0:
-            raise ConfigError(f"config.json: {section}.{field} is {value}; it must be above zero")
+            name = _NAMES_IN_FILE.get(field, field)
+            raise ConfigError(f"config.json: {section}.{name} is {value}; it must be above zero")
+
+
+_NAMES_IN_FILE = {
+    "max_positions": "max_position_embeddings",
+    "num_heads": "num_attention_heads",
+    "num_kv_heads": "num_key_value_heads",
+    "num_layers": "num_hidden_layers",
+}
 
 
 _STORED_TYPES: dict[str, tuple[type, ...]] = {

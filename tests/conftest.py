@@ -1,0 +1,32 @@
+"""What all tests share: one thread, the golden files, and property tests that repeat."""
+
+from __future__ import annotations
+
+import os
+
+os.environ.setdefault("OMP_NUM_THREADS", "1")
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+from hypothesis import settings
+
+settings.register_profile("repeatable", deadline=None, derandomize=True, max_examples=60)
+settings.load_profile("repeatable")
+
+GOLDEN_TINY = Path(__file__).parent / "golden" / "tiny"
+GOLDEN_CASES = ("text", "multi_image", "video")
+
+
+@pytest.fixture(scope="session")
+def golden_tiny() -> Path:
+    """Directory of the tiny random checkpoint and of what upstream's code computes for it."""
+    return GOLDEN_TINY
+
+
+@pytest.fixture(scope="session", params=GOLDEN_CASES)
+def golden_case(request: pytest.FixtureRequest) -> dict[str, np.ndarray]:
+    """The arrays of one golden file, each file in turn."""
+    with np.load(GOLDEN_TINY / f"{request.param}.npz") as arrays:
+        return dict(arrays)
