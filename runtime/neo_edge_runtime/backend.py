@@ -1,0 +1,95 @@
+"""The seam between a session's decisions and their execution: a vision call and a decoder with a cache.
+
+Shapes: B batch, S new tokens, C cache capacity, N logits rows, P patches, V vocabulary. A tiny fake takes a
+page (`tests/runtime/numpy_backend.py`); a device with its own memory keeps its caches there.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Literal, Protocol
+
+if TYPE_CHECKING:
+    import numpy as np
+    import numpy.typing as npt
+
+    from neo_edge.config import ModelConfig
+
+Ops = Literal["modern", "portable"]
+
+
+@dataclass(frozen=True)
+class BackendTraits:
+    """What sessions must know about a backend; it decides memory sums and types, nothing else."""
+
+    config: ModelConfig
+    embedding_dtype: np.dtype[np.generic]  # of `inputs_embeds` and visual tokens: float32 or float16
+    cache_element_bytes: int  # one number of a key or value cache
+    # Buffers of [B, heads, S, T] float32 that one attention holds at once.
+    score_buffers: int
+    # Whether attention also makes one layer's caches anew in float32 (float16 graphs on a CPU).
+    widens_cache: bool = False
+
+
+@dataclass(frozen=True)
+class DecoderInputs:
+    """One run of the decoder graph; sessions make one for their decode steps and mutate its arrays."""
+
+    inputs_embeds: npt.NDArray[np.generic]  # [B, S, hidden], `BackendTraits.embedding_dtype`
+    position_ids: npt.NDArray[np.int32]  # [B, 3, S]: t, h, w
+    visible_length: npt.NDArray[np.int32]  # [B, S]: cache positions that a token may attend to, 1..C
+    write_index: npt.NDArray[np.int32]  # [B]: cache position of the first of these tokens
+    logits_index: npt.NDArray[np.int32]  # [B, N]: rows of S to compute logits for
+
+
+class DecoderState(Protocol):
+    """The caches of B sequences, where the backend wants them, and the decoder that reads and fills them."""
+
+    @property
+    def capacity(self) -> int:
+        """C: cache positions that exist."""
+        ...
+
+    def run(self, inputs: DecoderInputs) -> npt.NDArray[np.float32]:
+        """Appends S tokens at `write_index`; logits [B, N, V] float32, valid until the next run."""
+        ...
+
+    def grow(self, capacity: int, *, length: int) -> None:
+        """Makes room for `capacity` positions; the first `length` stay as they are."""
+        ...
+
+    def copy(self, *, length: int, capacity: int) -> DecoderState:
+        """An independent state that starts with the first `length` positions of this one."""
+        ...
+
+    def close(self) -> None:
+        """Gives the caches' memory back."""
+        ...
+
+
+class Backend(Protocol):
+    """A loaded variant of a bundle on one device."""
+
+    @property
+    def traits(self) -> BackendTraits:
+        """Facts for memory sums and types."""
+        ...
+
+    def encode_patches(
+        self, patches: npt.NDArray[np.float32], patch_xy: npt.NDArray[np.int32]
+    ) -> npt.NDArray[np.generic]:
+        """[P, 768] float32 packed patches and their [P, 2] int32 positions -> [P/4, hidden] visual tokens."""
+        ...
+
+    @property
+    def token_embedding(self) -> npt.NDArray[np.generic]:
+        """[V, hidden] on the host, memory-mapped where it comes from a file."""
+        ...
+
+    def new_state(self, *, batch: int, capacity: int) -> DecoderState:
+        """Empty caches (finite numbers) for `batch` sequences of up to `capacity` tokens."""
+        ...
+
+    def close(self) -> None:
+        """Gives the weights' memory back."""
+        ...

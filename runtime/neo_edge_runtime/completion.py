@@ -1,0 +1,38 @@
+"""What an answer is: its text, why it ended and what it cost."""
+
+from __future__ import annotations
+
+from dataclasses import asdict, dataclass
+from typing import Literal
+
+StopReason = Literal["eos", "stop_string", "max_tokens", "cancelled", "context_full"]
+"""`eos`: the model ended its answer. `context_full`: no further token fits the context or the memory."""
+
+
+@dataclass(frozen=True)
+class Usage:
+    """What one answer cost."""
+
+    prompt_tokens: int  # tokens before the answer, those that the cache held included
+    cached_tokens: int  # of these, how many were in the cache and cost nothing
+    visual_tokens: int  # of the rest, how many came from pictures
+    completion_tokens: int  # tokens of the answer, as in `Completion.token_ids`
+    time_to_first_token_ms: (
+        float | None
+    )  # pictures, vision, prefill and first choice; None: there was no token
+    tokens_per_second: float | None  # decoding, after the first token; None: there was no second
+    peak_memory_bytes: int | None  # the process's largest resident size so far; None: the system does not say
+
+
+@dataclass(frozen=True)
+class Completion:
+    """One answer."""
+
+    text: str  # without the stop string; empty when the bundle has no tokenizer
+    token_ids: tuple[int, ...]  # all chosen tokens but the end-of-text token
+    stop_reason: StopReason
+    usage: Usage
+
+    def to_dict(self) -> dict[str, object]:
+        """Plain values, for JSON."""
+        return asdict(self)

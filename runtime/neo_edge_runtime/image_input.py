@@ -1,0 +1,237 @@
+"""Any picture a caller may hold -> an upright RGB `PIL.Image`, or an `ImageError` that says what to do.
+
+Read: a path, bytes, an open binary file, a PIL image, a numpy array. Of an animation the first frame is taken.
+"""
+
+from __future__ import annotations
+
+import io
+import logging
+import os
+import struct
+import zlib
+from pathlib import Path
+from typing import TYPE_CHECKING, Protocol, Union, runtime_checkable
+
+import numpy as np
+from PIL import Image, ImageOps
+
+from neo_edge.errors import ImageError
+
+if TYPE_CHECKING:
+    import numpy.typing as npt
+
+_log = logging.getLogger(__name__)
+
+MAX_ENCODED_PIXELS = (
+    89_478_485  # Pillow's own warning level: 256 MiB as RGB. A larger file is refused undecoded.
+)
+
+# What Pillow's decoders raise on broken or hostile bytes (its plugins document no narrower set).
+_DECODING_ERRORS = (
+    OSError,
+    ValueError,
+    SyntaxError,
+    EOFError,
+    TypeError,
+    IndexError,
+    KeyError,
+    AttributeError,
+    OverflowError,
+    NotImplementedError,
+    RuntimeError,
+    struct.error,
+    zlib.error,
+    Image.DecompressionBombError,
+    Image.DecompressionBombWarning,
+)
+
+
+@runtime_checkable
+class BinaryReader(Protocol):
+    """An open binary file, or whatever else hands out bytes."""
+
+    def read(self, size: int = -1, /) -> bytes: ...
+
+
+ImageSource = Union[
+    str,
+    "os.PathLike[str]",
+    bytes,
+    bytearray,
+    memoryview,
+    BinaryReader,
+    Image.Image,
+    "npt.NDArray[np.generic]",
+]
+
+
+def load_image(source: ImageSource, *, upstream_rules: bool = False) -> Image.Image:
+    """The picture as RGB, 8 bits a channel, the way its owner sees it.
+
+    The EXIF orientation is applied and transparency is laid over white. 16-bit greys keep their high byte.
+
+    Args:
+        source: a path; the bytes of a file; an open binary file, read from its position (from its start when it
+            stands at its end), put back to that position and left open; a PIL image, left as it is; or an array
+            [H, W], [H, W, 1], [H, W, 3] or [H, W, 4] of uint8, bool, uint16 (0..65535) or float (0..1).
+        upstream_rules: do as NEO's own code: no EXIF, and transparency only counts where a pixel is wholly
+            transparent (then over white, else it is dropped).
+
+    Raises:
+        ImageError: nothing there, not a picture, broken, of an unknown type, or more than
+            `MAX_ENCODED_PIXELS` in a file.
+    """
+    if isinstance(source, np.ndarray):
+        image = _from_array(source)
+    elif isinstance(source, Image.Image):
+        image = source
+    else:
+        image = _decode(source)
+    return _to_rgb(image, upstream_rules=upstream_rules)
+
+
+def _decode(source: str | os.PathLike[str] | bytes | bytearray | memoryview | BinaryReader) -> Image.Image:
+    name, data = _read(source)
+    if not data:
+        raise ImageError(f"{name} is empty: give the whole picture file")
+    try:
+        image = Image.open(io.BytesIO(data))
+        width, height = image.size
+        if width * height <= MAX_ENCODED_PIXELS:
+            image.load()
+    except _DECODING_ERRORS as error:
+        raise ImageError(
+            f"{name} cannot be read as a picture ({error}): save it again as PNG or JPEG"
+        ) from error
+    if width * height > MAX_ENCODED_PIXELS:
+        raise ImageError(
+            f"{name} is {width}x{height}, {width * height} pixels; at most {MAX_ENCODED_PIXELS} are decoded "
+            "(a small file can unpack to fill the memory): scale it down, or decode it yourself and pass the image"
+        )
+    return image
+
+
+def _read(
+    source: str | os.PathLike[str] | bytes | bytearray | memoryview | BinaryReader,
+) -> tuple[str, bytes]:
+    if isinstance(source, bytes | bytearray | memoryview):
+        return "the image data", bytes(source)
+    if isinstance(source, str | os.PathLike):
+        try:
+            return str(source), Path(source).read_bytes()
+        except (OSError, ValueError) as error:
+            raise ImageError(f"{source} cannot be read ({error}): give the path of a picture file") from error
+    if isinstance(source, BinaryReader):
+        return "the image file object", _read_file_object(source)
+    raise ImageError(
+        f"an image is a path, bytes, a binary file, a PIL image or a numpy array; this one is {type(source).__name__}"
+    )
+
+
+def _read_file_object(file: BinaryReader) -> bytes:
+    seekable = isinstance(file, io.IOBase) and file.seekable()
+    try:
+        if not (seekable and isinstance(file, io.IOBase)):
+            data = file.read()
+        else:
+            start = file.tell()
+            data = file.read()
+            if not data and start:
+                file.seek(0)
+                data = file.read()
+            file.seek(start)
+    except (OSError, ValueError) as error:
+        raise ImageError(f"the image file object cannot be read ({error}): open it again") from error
+    if not isinstance(data, bytes):
+        raise ImageError(
+            f"the image file object gives {type(data).__name__}: open the file in binary mode ('rb')"
+        )
+    return data
+
+
+def _from_array(array: npt.NDArray[np.generic]) -> Image.Image:
+    shape = "x".join(map(str, array.shape))
+    if array.ndim not in (2, 3) or (array.ndim == 3 and array.shape[2] not in (1, 3, 4)) or not array.size:
+        raise ImageError(
+            f"an image array of shape {shape} cannot be read: give [height, width], [height, width, 3] (RGB) "
+            "or [height, width, 4] (RGBA)"
+        )
+    pixels = _as_uint8(array)
+    if pixels.ndim == 3 and pixels.shape[2] == 1:
+        pixels = pixels[:, :, 0]
+    return Image.fromarray(np.ascontiguousarray(pixels))
+
+
+def _as_uint8(array: npt.NDArray[np.generic]) -> npt.NDArray[np.uint8]:
+    if array.dtype == np.uint8:
+        return array.astype(np.uint8, copy=False)
+    if array.dtype == np.bool_:
+        return np.where(array, np.uint8(255), np.uint8(0))
+    if array.dtype == np.uint16:
+        return np.right_shift(array.astype(np.uint16, copy=False), 8).astype(np.uint8)
+    if array.dtype.kind == "f":
+        wide = array.astype(np.float32)
+        low, high = float(wide.min()), float(wide.max())
+        if low >= 0.0 and high <= 1.0:  # false for NaN too
+            return np.rint(wide * 255).astype(np.uint8)
+        raise ImageError(
+            f"a float image array must lie in 0..1; this one spans {low:g}..{high:g}: "
+            "divide by its full scale, or pass uint8"
+        )
+    raise ImageError(
+        f"an image array of {array.dtype} cannot be read: give uint8, bool, uint16 or float in 0..1"
+    )
+
+
+def _to_rgb(image: Image.Image, *, upstream_rules: bool) -> Image.Image:
+    if 0 in image.size:
+        raise ImageError(f"the image is {image.width}x{image.height} pixels: give one that is not empty")
+    try:
+        if not upstream_rules:
+            image = _upright(image)
+        if image.mode.startswith("I"):
+            image = _from_array(_high_byte(image))
+        elif image.mode == "F":
+            image = _from_array(np.asarray(image))
+        if _has_alpha(image):
+            return _over_white(image.convert("RGBA"), only_if_wholly_transparent=upstream_rules)
+        return image.convert("RGB")
+    except _DECODING_ERRORS as error:
+        if isinstance(error, ImageError):
+            raise
+        raise ImageError(
+            f"an image of mode {image.mode} cannot be turned into RGB ({error}): convert it to RGB first"
+        ) from error
+
+
+def _upright(image: Image.Image) -> Image.Image:
+    try:
+        return ImageOps.exif_transpose(image)
+    except _DECODING_ERRORS as error:  # viewers show such a picture as it is stored
+        _log.warning("the picture's EXIF data is broken (%s); its orientation is ignored", error)
+        return image
+
+
+def _high_byte(image: Image.Image) -> npt.NDArray[np.uint8]:
+    """16-bit greys; Pillow opens them as I;16 or, widened, as I, and its own conversion would clip at 255."""
+    values = np.asarray(image).astype(np.int64)
+    low, high = int(values.min()), int(values.max())
+    if low < 0 or high > 65535:
+        raise ImageError(
+            f"a {image.mode} image must lie in 0..65535; this one spans {low}..{high}: pass uint8"
+        )
+    return (values >> 8).astype(np.uint8)
+
+
+def _has_alpha(image: Image.Image) -> bool:
+    return image.mode in ("RGBA", "LA", "PA", "La", "RGBa") or "transparency" in image.info
+
+
+def _over_white(image: Image.Image, *, only_if_wholly_transparent: bool) -> Image.Image:
+    alpha = image.getchannel("A")
+    if only_if_wholly_transparent and np.asarray(alpha).min() > 0:
+        return image.convert("RGB")
+    white = Image.new("RGB", image.size, (255, 255, 255))
+    white.paste(image, mask=alpha)
+    return white

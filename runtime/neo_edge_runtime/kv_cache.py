@@ -1,0 +1,73 @@
+"""Key and value caches in host memory, and how their capacity grows."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+if TYPE_CHECKING:
+    import numpy.typing as npt
+
+    from neo_edge.config import DecoderConfig
+
+BLOCK = 256  # tokens; capacities are multiples of it, since attention's cost follows the capacity
+
+
+def capacity_for(length: int, capacity: int, limit: int | None = None) -> int:
+    """The capacity that holds `length` tokens, given the present one.
+
+    Doubles from `BLOCK` as it fills; a piece that needs more at once gets what it needs, in whole blocks.
+
+    Args:
+        length: tokens that must fit.
+        capacity: positions there are; 0 for none yet.
+        limit: most tokens that the sequence may ever hold (at least `length`); capacity above it is useless.
+    """
+    if length <= capacity:
+        return capacity
+    wanted = max(2 * capacity, -(-length // BLOCK) * BLOCK)
+    return wanted if limit is None else max(length, min(wanted, limit))
+
+
+def cache_bytes(config: DecoderConfig, *, batch: int, capacity: int, element_bytes: int) -> int:
+    """Bytes of all layers' caches: kv_heads x (2d + d) numbers a token and layer."""
+    per_token = config.num_layers * config.num_kv_heads * (config.key_dim + config.head_dim)
+    return batch * capacity * per_token * element_bytes
+
+
+class HostCache:
+    """One key and one value array a layer, [B, kv_heads, C, 2d] and [B, kv_heads, C, d]; zeros at first."""
+
+    def __init__(
+        self, config: DecoderConfig, *, batch: int, capacity: int, dtype: npt.DTypeLike = np.float32
+    ) -> None:
+        self._config = config
+        self.batch, self.capacity, self.dtype = batch, capacity, np.dtype(dtype)
+        layers = range(config.num_layers)
+        self.keys = [self._zeros(config.key_dim) for _ in layers]
+        self.values = [self._zeros(config.head_dim) for _ in layers]
+
+    def grow(self, capacity: int, *, length: int) -> None:
+        """Moves into larger arrays layer by layer, so that only one layer exists twice at a time."""
+        self.capacity = capacity
+        for arrays in (self.keys, self.values):
+            for layer, old in enumerate(arrays):
+                arrays[layer] = self._zeros(old.shape[-1])
+                arrays[layer][:, :, :length] = old[:, :, :length]
+
+    def copy(self, *, length: int, capacity: int) -> HostCache:
+        """Another cache with the first `length` positions of this one."""
+        other = HostCache(self._config, batch=self.batch, capacity=capacity, dtype=self.dtype)
+        for mine, theirs in ((self.keys, other.keys), (self.values, other.values)):
+            for source, target in zip(mine, theirs, strict=True):
+                target[:, :, :length] = source[:, :, :length]
+        return other
+
+    def clear(self) -> None:
+        """Drops the arrays."""
+        self.keys, self.values, self.capacity = [], [], 0
+
+    def _zeros(self, width: int) -> npt.NDArray[np.generic]:
+        shape = (self.batch, self._config.num_kv_heads, self.capacity, width)
+        return np.zeros(shape, self.dtype)

@@ -1,0 +1,228 @@
+"""How much memory a prompt will need, how much there is, and the refusal when the first exceeds the second."""
+
+from __future__ import annotations
+
+import sys
+import threading
+from dataclasses import dataclass, fields
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from neo_edge.errors import InputError, MemoryBudgetError
+from neo_edge_runtime.kv_cache import cache_bytes
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from neo_edge_runtime.backend import BackendTraits
+
+_FLOAT32 = 4  # bytes
+_PROC = Path("/proc")
+_CGROUP = Path("/sys/fs/cgroup")
+
+
+@dataclass(frozen=True)
+class MemoryNeed:
+    """Bytes that one request takes beside the weights, at its worst moment."""
+
+    kv_cache: int = 0  # growth of the caches
+    attention_scores: int = 0  # scratch of one attention, [B, heads, S, T] float32 and what stands beside it
+    activations: int = 0  # scratch of one layer
+    logits: int = 0  # [B, N, V] float32: the graph's and what the caller gets
+    embeddings: int = 0  # token embeddings and visual tokens of the prompt
+    patches: int = 0  # pixels as float32 and the vision graph's hidden states
+
+    @property
+    def total(self) -> int:
+        """All of it."""
+        return sum(getattr(self, field.name) for field in fields(self))
+
+    def __add__(self, other: MemoryNeed) -> MemoryNeed:
+        return MemoryNeed(*(getattr(self, field.name) + getattr(other, field.name) for field in fields(self)))
+
+    def __str__(self) -> str:
+        parts = ((field.name.replace("_", " "), getattr(self, field.name)) for field in fields(self))
+        return ", ".join(f"{name} {_mib(size)}" for name, size in parts if size)
+
+
+def prefill_need(
+    traits: BackendTraits,
+    *,
+    chunks: Sequence[tuple[int, int]],
+    new_tokens: int,
+    logits_rows: int,
+    kept_rows: int = 1,
+    held_capacity: int = 0,
+    batch: int = 1,
+) -> MemoryNeed:
+    """What appending `new_tokens` in these chunks takes.
+
+    Args:
+        traits: the backend's.
+        chunks: (S, C) of each decoder run: new tokens and the capacity it runs at.
+        new_tokens: tokens of the whole piece.
+        logits_rows: N of the largest run.
+        kept_rows: rows of logits that the caller gets.
+        held_capacity: capacity that is already paid for.
+        batch: B.
+    """
+    decoder = traits.config.decoder
+    final_capacity = max([held_capacity, *(capacity for _, capacity in chunks)])
+    layer_widened = 0
+    if traits.widens_cache:
+        layer_widened = cache_bytes(decoder, batch=batch, capacity=final_capacity, element_bytes=_FLOAT32)
+        layer_widened //= decoder.num_layers
+    longest = max((new for new, _ in chunks), default=0)
+    width = 4 * decoder.hidden_size + max(
+        3 * decoder.intermediate_size,
+        2 * (decoder.num_heads + decoder.num_kv_heads) * (decoder.key_dim + decoder.head_dim),
+    )
+    return MemoryNeed(
+        kv_cache=cache_bytes(
+            decoder,
+            batch=batch,
+            capacity=final_capacity - held_capacity,
+            element_bytes=traits.cache_element_bytes,
+        ),
+        attention_scores=layer_widened
+        + max((batch * attention_bytes(traits, new, capacity) for new, capacity in chunks), default=0),
+        activations=batch * longest * width * _FLOAT32,
+        logits=batch * (logits_rows + kept_rows) * decoder.vocab_size * _FLOAT32,
+        embeddings=2 * batch * new_tokens * decoder.hidden_size * traits.embedding_dtype.itemsize,
+    )
+
+
+def attention_bytes(traits: BackendTraits, new_tokens: int, capacity: int) -> int:
+    """Scores of one sequence's S new tokens: heads x S x T x 4 bytes a buffer, and the mask."""
+    heads = traits.config.decoder.num_heads
+    return (heads * traits.score_buffers + 1) * new_tokens * (capacity + new_tokens) * _FLOAT32
+
+
+def vision_need(traits: BackendTraits, *, patches: int, visual_tokens: int) -> MemoryNeed:
+    """What encoding takes: `patches` in the largest call, `visual_tokens` of all pictures."""
+    vision, decoder = traits.config.vision, traits.config.decoder
+    per_patch = (
+        vision.patch_dim + 4 * vision.hidden_size
+    )  # before and after the erf, before and after rotating
+    return MemoryNeed(
+        embeddings=visual_tokens * decoder.hidden_size * traits.embedding_dtype.itemsize,
+        patches=patches * per_patch * _FLOAT32,
+    )
+
+
+class MemoryBudget:
+    """Keeps the caches of a model's sessions, and the scratch of the next run, within what there is."""
+
+    def __init__(self, limit_bytes: int | None = None) -> None:
+        """`limit_bytes`: most that all sessions together may take beside the weights; None: what is free."""
+        if limit_bytes is not None and limit_bytes < 1:
+            raise InputError(f"memory_limit_bytes is {limit_bytes}; it must be above zero, or None")
+        self.limit_bytes = limit_bytes
+        self._held = 0
+        self._lock = threading.Lock()
+
+    @property
+    def held_bytes(self) -> int:
+        """What the open sessions' caches take now."""
+        return self._held
+
+    def require(self, need: MemoryNeed, purpose: str) -> None:
+        """Passes when `need` fits.
+
+        Raises:
+            MemoryBudgetError: it does not; nothing was allocated.
+        """
+        cure = "ask with fewer or smaller pictures (max_pixels), a shorter text or a float16 variant"
+        if self.limit_bytes is not None and self._held + need.total > self.limit_bytes:
+            raise MemoryBudgetError(
+                f"{purpose} needs {_mib(need.total)} ({need}) beside {_mib(self._held)} that open sessions hold; "
+                f"memory_limit_bytes allows {_mib(self.limit_bytes)}: {cure}, close sessions or raise the limit"
+            )
+        free = available_memory_bytes()
+        if free is not None and need.total > free:
+            raise MemoryBudgetError(
+                f"{purpose} needs {_mib(need.total)} ({need}) and {_mib(free)} are free: {cure}, or free memory"
+            )
+
+    def hold(self, size_bytes: int) -> None:
+        """Counts a cache that grew by `size_bytes` (negative: that was given back)."""
+        with self._lock:
+            self._held += size_bytes
+
+
+def available_memory_bytes(proc: Path = _PROC, cgroup: Path = _CGROUP) -> int | None:
+    """Bytes that can be allocated without swapping; None where the system does not say.
+
+    On Linux the least of /proc/meminfo's MemAvailable and the room in each control group around this process.
+    """
+    if sys.platform == "win32":
+        return None
+    meminfo = _colon_table(proc / "meminfo").get("MemAvailable")
+    rooms = [] if meminfo is None else [meminfo * 1024]
+    rooms += _cgroup_rooms(proc, cgroup)
+    return max(0, min(rooms)) if rooms else None
+
+
+def peak_memory_bytes() -> int | None:
+    """Largest resident size of this process so far; None where the system does not say."""
+    peak_kib = _colon_table(_PROC / "self" / "status").get("VmHWM")
+    if peak_kib is not None:
+        return peak_kib * 1024
+    if sys.platform == "win32":
+        return None
+    import resource
+
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    return peak if sys.platform == "darwin" else peak * 1024
+
+
+def _cgroup_rooms(proc: Path, cgroup: Path) -> list[int]:
+    """Limit minus use (page cache that can be dropped is free) of every group from this process's up to the root."""
+    rooms = []
+    for line in _text(proc / "self" / "cgroup").splitlines():
+        _, controllers, name = [*line.split(":", 2), "", ""][:3]
+        if controllers == "":
+            base, limit_file, usage_file, reclaimable = (
+                cgroup,
+                "memory.max",
+                "memory.current",
+                "inactive_file",
+            )
+        elif "memory" in controllers.split(","):
+            base, limit_file, usage_file = cgroup / "memory", "memory.limit_in_bytes", "memory.usage_in_bytes"
+            reclaimable = "total_inactive_file"
+        else:
+            continue
+        group = base / name.lstrip("/")
+        for folder in (group, *group.parents):
+            limit, usage = _text(folder / limit_file).strip(), _text(folder / usage_file).strip()
+            if limit.isdigit() and usage.isdigit():
+                stat = dict(
+                    pair.split(" ", 1) for pair in _text(folder / "memory.stat").splitlines() if " " in pair
+                )
+                rooms.append(int(limit) - int(usage) + int(stat.get(reclaimable, "0")))
+            if folder == base:
+                break
+    return rooms
+
+
+def _colon_table(path: Path) -> dict[str, int]:
+    """`Name:  123 kB` lines as numbers."""
+    table = {}
+    for line in _text(path).splitlines():
+        name, _, rest = line.partition(":")
+        number = rest.split()
+        if number and number[0].isdigit():
+            table[name] = int(number[0])
+    return table
+
+
+def _text(path: Path) -> str:
+    try:
+        return path.read_text(encoding="utf-8", errors="replace")
+    except OSError:
+        return ""
+
+
+def _mib(size_bytes: int) -> str:
+    return f"{size_bytes / 2**20:.1f} MiB"

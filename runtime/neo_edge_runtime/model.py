@@ -1,0 +1,266 @@
+"""The public face: a bundle, loaded, that answers questions."""
+
+from __future__ import annotations
+
+import time
+from typing import TYPE_CHECKING, Literal
+
+from neo_edge.errors import InputError, SessionClosedError
+from neo_edge.protocols import InferenceProtocol, get_protocol
+from neo_edge.tokens import SpecialTokens
+from neo_edge_runtime.chat import Chat
+from neo_edge_runtime.generation import Stream
+from neo_edge_runtime.memory import MemoryBudget
+from neo_edge_runtime.prefill_plan import DEFAULT_CHUNK_TOKENS
+from neo_edge_runtime.preprocessing import PixelLimits
+from neo_edge_runtime.prompt_assembly import PromptAssembly
+from neo_edge_runtime.request import make_request
+from neo_edge_runtime.session import Session
+
+if TYPE_CHECKING:
+    import os
+    from collections.abc import Sequence
+
+    import numpy as np
+    import numpy.typing as npt
+
+    from neo_edge.config import ModelConfig
+    from neo_edge.options import SamplingOptions
+    from neo_edge.tokenizer import Tokenizer
+    from neo_edge_runtime.backend import Backend
+    from neo_edge_runtime.completion import Completion
+    from neo_edge_runtime.image_input import ImageSource
+    from neo_edge_runtime.video import Frame
+
+
+class Model:
+    """A loaded variant of a bundle. Threads may share it; each answer or conversation has a session of its own."""
+
+    def __init__(
+        self,
+        backend: Backend,
+        *,
+        tokens: SpecialTokens | None,
+        tokenizer: Tokenizer | None = None,
+        protocol: str | InferenceProtocol = "edge",
+        max_pixels: int | None = None,
+        max_visual_tokens: int | None = None,
+        memory_limit_bytes: int | None = None,
+        max_context_tokens: int | None = None,
+        chunk_tokens: int = DEFAULT_CHUNK_TOKENS,
+        upstream_image_rules: bool = False,
+    ) -> None:
+        """As `load`, over a backend that is open already; the model closes it."""
+        config = backend.traits.config
+        preset = get_protocol(protocol) if isinstance(protocol, str) else protocol
+        self._backend = backend
+        self._budget = MemoryBudget(memory_limit_bytes)
+        self._max_context_tokens, self._chunk_tokens = max_context_tokens, chunk_tokens
+        self._prompts = PromptAssembly(
+            config=config,
+            tokens=tokens or _no_image_tokens(config),
+            tokenizer=tokenizer,
+            protocol=preset,
+            limits=_pixel_limits(preset, config, max_pixels, max_visual_tokens),
+            upstream_image_rules=upstream_image_rules,
+        )
+        self._closed = False
+
+    @property
+    def config(self) -> ModelConfig:
+        """The model's shape."""
+        return self._backend.traits.config
+
+    @property
+    def protocol(self) -> InferenceProtocol:
+        """How questions are asked, unless a call says otherwise."""
+        return self._prompts.protocol
+
+    @property
+    def tokenizer(self) -> Tokenizer | None:
+        """The bundle's tokenizer; None: prompts must be token ids."""
+        return self._prompts.tokenizer
+
+    @property
+    def tokens(self) -> SpecialTokens:
+        """Ids of the tokens that frame images and end answers."""
+        return self._prompts.tokens
+
+    def generate(
+        self,
+        prompt: str | Sequence[int] | npt.NDArray[np.integer],
+        images: Sequence[ImageSource] = (),
+        frames: Sequence[Frame] | None = None,
+        *,
+        video_duration_s: float | None = None,
+        fps: float | None = None,
+        system: str | None = None,
+        options: SamplingOptions | None = None,
+    ) -> Completion:
+        """Asks, waits and gives the answer; arguments and errors as `stream`."""
+        return self.stream(
+            prompt,
+            images,
+            frames,
+            video_duration_s=video_duration_s,
+            fps=fps,
+            system=system,
+            options=options,
+        ).finish()
+
+    def stream(
+        self,
+        prompt: str | Sequence[int] | npt.NDArray[np.integer],
+        images: Sequence[ImageSource] = (),
+        frames: Sequence[Frame] | None = None,
+        *,
+        video_duration_s: float | None = None,
+        fps: float | None = None,
+        system: str | None = None,
+        options: SamplingOptions | None = None,
+    ) -> Stream:
+        """Asks and gives the answer as it is made.
+
+        Pictures are read and the request is checked here; the model runs while the stream is iterated.
+
+        Args:
+            prompt: a question, put into the chat template; or token ids, taken as they are but for lone image
+                context tokens, which become as many as their picture needs. `<image>` in a question says where a
+                picture stands; without it the pictures come first.
+            images: pictures, in the order of their places.
+            frames: frames of a video, in the order of their times, instead of images.
+            video_duration_s: length of the video in seconds; with `fps` a sentence about the whole video is added.
+            fps: frames per second at which the frames were taken.
+            system: system prompt; None: the protocol's.
+            options: sampling; None: the protocol's.
+
+        Raises:
+            ImageError: a picture cannot be read, or gives more than `max_visual_tokens`.
+            PromptError, InputError: the arguments do not fit each other.
+            TokenizerError: a question in words, and the bundle has no tokenizer.
+            ContextOverflowError, MemoryBudgetError: the request is too large; nothing was allocated.
+            SessionClosedError: the model is closed.
+        """
+        started = time.perf_counter()
+        session = self.session()
+        if isinstance(prompt, str):
+            sized, text = self._prompts.pictures(prompt, images, frames, video_duration_s, fps)
+            ids = self._prompts.first(text, sized, system)
+        else:
+            if frames is not None or system is not None:
+                raise InputError(
+                    "a prompt of token ids already holds what frames and system would add: leave them out"
+                )
+            sized = self._prompts.size(images)
+            ids = self._prompts.expand(prompt, sized)
+        request = make_request(
+            self._backend,
+            session,
+            self._prompts,
+            ids=ids,
+            images=sized,
+            earlier_ids=(),
+            options=options,
+            started=started,
+        )
+        return Stream(request, lambda _answer, _prefilled: session.close())
+
+    def chat(self, system: str | None = None) -> Chat:
+        """A conversation that keeps its cache; `system` None is the protocol's system prompt."""
+        return Chat(self._backend, self.session(), self._prompts, system=system)
+
+    def session(self) -> Session:
+        """An empty session, for those who feed token ids themselves; within this model's limits."""
+        if self._closed:
+            raise SessionClosedError("the model is closed: load the bundle again")
+        return Session(
+            self._backend,
+            budget=self._budget,
+            max_context_tokens=self._max_context_tokens,
+            chunk_tokens=self._chunk_tokens,
+        )
+
+    def close(self) -> None:
+        """Gives the weights' memory back; may be called twice."""
+        self._closed = True
+        self._backend.close()
+
+    def __enter__(self) -> Model:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+
+def load(
+    path: str | os.PathLike[str],
+    *,
+    variant: str | None = None,
+    threads: int | None = None,
+    protocol: str | InferenceProtocol = "edge",
+    max_pixels: int | None = None,
+    max_visual_tokens: int | None = None,
+    memory_limit_bytes: int | None = None,
+    max_context_tokens: int | None = None,
+    chunk_tokens: int = DEFAULT_CHUNK_TOKENS,
+    upstream_image_rules: bool = False,
+    verify: Literal["size", "sha256"] = "size",
+) -> Model:
+    """Loads a bundle; close the model or use it in a `with` statement.
+
+    Args:
+        path: the bundle's directory.
+        variant: `fp32`, `fp16-portable`, ...; None: the first one that the installed onnxruntime can run.
+        threads: of each operator; None: the physical cores that this process may use.
+        protocol: a preset's name, or a protocol of your own.
+        max_pixels: larger pictures are scaled down to this area; None: the protocol's.
+        max_visual_tokens: a picture that still gives more is refused; None: none is.
+        memory_limit_bytes: most that the model's sessions may take beside the weights; None: what is free.
+        max_context_tokens: most tokens of a conversation; None: the model's positions and the memory decide.
+        chunk_tokens: most tokens of one prefill run; a smaller number needs less scratch memory.
+        upstream_image_rules: treat EXIF orientation and transparency as NEO's own code does.
+        verify: `sha256` reads every byte of the bundle first.
+
+    Raises:
+        BundleError: the bundle is missing, damaged, of another version, or lacks the variant.
+        MissingExtraError: onnxruntime is not installed.
+        BackendError: the installed onnxruntime cannot run the variant.
+        InputError: an argument is out of range.
+        MemoryBudgetError: the weights are larger than the free memory.
+    """
+    from neo_edge.bundle import open_bundle
+    from neo_edge.tokenizer import load_tokenizer
+    from neo_edge_runtime.ort_backend import OrtBackend, choose_variant
+
+    preset = get_protocol(protocol) if isinstance(protocol, str) else protocol
+    bundle = open_bundle(str(path), verify=verify)
+    tokenizer = load_tokenizer(bundle.root) if bundle.manifest.tokenizer else None
+    backend = OrtBackend(bundle, variant or choose_variant(bundle), threads=threads)
+    return Model(
+        backend,
+        tokens=bundle.manifest.special_tokens,
+        tokenizer=tokenizer,
+        protocol=preset,
+        max_pixels=max_pixels,
+        max_visual_tokens=max_visual_tokens,
+        memory_limit_bytes=memory_limit_bytes,
+        max_context_tokens=max_context_tokens,
+        chunk_tokens=chunk_tokens,
+        upstream_image_rules=upstream_image_rules,
+    )
+
+
+def _pixel_limits(
+    protocol: InferenceProtocol, config: ModelConfig, max_pixels: int | None, max_visual_tokens: int | None
+) -> PixelLimits:
+    smallest, largest = protocol.pixel_limits(config.vision)
+    if max_pixels is not None:
+        smallest, largest = min(smallest, max_pixels), max_pixels
+    return PixelLimits(smallest, largest, max_visual_tokens)
+
+
+def _no_image_tokens(config: ModelConfig) -> SpecialTokens:
+    """Ids that no prompt holds, for a bundle that knows no image tokens: it takes text only."""
+    beyond = config.decoder.vocab_size
+    eos = () if config.eos_token_id is None else (config.eos_token_id,)
+    return SpecialTokens(img_context=beyond, img_start=beyond + 1, img_end=beyond + 2, eos=eos)

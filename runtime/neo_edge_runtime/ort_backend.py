@@ -1,0 +1,211 @@
+"""A bundle's variant in ONNX Runtime on the CPU."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from neo_edge.errors import (
+    BackendError,
+    BundleCorruptError,
+    InputError,
+    MemoryBudgetError,
+    SessionClosedError,
+)
+from neo_edge.extras import require
+from neo_edge_runtime.backend import BackendTraits
+from neo_edge_runtime.memory import available_memory_bytes
+from neo_edge_runtime.ort_decoder import OrtDecoder, OrtDecoderState
+from neo_edge_runtime.processors import usable_physical_cores
+
+if TYPE_CHECKING:
+    from types import ModuleType
+
+    import numpy.typing as npt
+
+    from neo_edge.bundle import Bundle
+    from neo_edge.manifest import Variant
+    from neo_edge_runtime.backend import DecoderState
+
+MODERN_ORT = (1, 25)  # the first ONNX Runtime whose TensorScatter works in place
+
+
+class OrtBackend:
+    """Two ONNX Runtime sessions, vision and decoder, and the embedding table, mapped from its file."""
+
+    def __init__(self, bundle: Bundle, variant_name: str, *, threads: int | None = None) -> None:
+        """Loads the graphs.
+
+        Args:
+            bundle: an opened bundle.
+            variant_name: one of its variants.
+            threads: of each operator (`intra_op`); None: the physical cores this process may use. Between
+                operators they spin, which is what makes one-token steps quick; operators run one after another.
+
+        Raises:
+            BundleError: no such variant.
+            MissingExtraError: onnxruntime is not installed.
+            BackendError: this onnxruntime is too old, or refuses the graphs.
+            MemoryBudgetError: the weights are larger than the free memory.
+        """
+        variant = bundle.variant(variant_name)
+        if threads is not None and threads < 1:
+            raise InputError(f"threads is {threads}; it must be 1 or above, or None for the physical cores")
+        ort = require("onnxruntime", extra="cpu")
+        _require_version(ort, variant_name, variant)
+        _require_free_memory(bundle, variant)
+        self.threads = threads or usable_physical_cores()
+        self._ort, self._errors = ort, _ort_errors(ort)
+        self._vision = self._open(bundle, variant.vision)
+        config, portable, cache_dtype = (
+            bundle.manifest.model,
+            variant.ops == "portable",
+            np.dtype(variant.cache_dtype),
+        )
+        self._decoder: OrtDecoder | None = OrtDecoder(
+            ort, self._open(bundle, variant.decoder), config.decoder, cache_dtype, portable, self._errors
+        )
+        self._table = _map_table(bundle, variant)
+        self._traits = BackendTraits(
+            config=config,
+            embedding_dtype=self._table.dtype,
+            cache_element_bytes=cache_dtype.itemsize,
+            score_buffers=3 if portable else 1,
+            widens_cache=cache_dtype == np.float16,
+        )
+
+    @property
+    def traits(self) -> BackendTraits:
+        """Facts for memory sums and types."""
+        return self._traits
+
+    @property
+    def token_embedding(self) -> npt.NDArray[np.generic]:
+        """[V, hidden], mapped from the bundle."""
+        return self._table
+
+    def encode_patches(
+        self, patches: npt.NDArray[np.float32], patch_xy: npt.NDArray[np.int32]
+    ) -> npt.NDArray[np.generic]:
+        """[P, 768] float32 and [P, 2] int32 -> [P/4, hidden]; no patches give no tokens."""
+        if self._vision is None:
+            raise _closed()
+        if not len(patches):
+            return np.zeros((0, self._table.shape[1]), self._table.dtype)
+        try:
+            outputs: list[npt.NDArray[np.generic]] = self._vision.run(
+                ["visual_tokens"], {"patches": patches, "patch_xy": patch_xy}
+            )
+        except self._errors as error:
+            raise BackendError(f"the vision graph failed on {len(patches)} patches: {error}") from error
+        return outputs[0]
+
+    def new_state(self, *, batch: int, capacity: int) -> DecoderState:
+        """Empty caches in host memory."""
+        if self._decoder is None:
+            raise _closed()
+        return OrtDecoderState.empty(self._decoder, batch=batch, capacity=capacity)
+
+    def close(self) -> None:
+        """Drops both graphs; sessions that are still open keep what they use until they close."""
+        self._vision = self._decoder = None
+        self._table = self._table[:0]
+
+    def _open(self, bundle: Bundle, relative: str) -> Any:  # onnxruntime has no types
+        options = self._ort.SessionOptions()
+        options.intra_op_num_threads = self.threads
+        options.inter_op_num_threads = 1
+        options.execution_mode = self._ort.ExecutionMode.ORT_SEQUENTIAL
+        options.log_severity_level = 3  # errors; its warnings are about its own optimizations
+        path = bundle.path(relative)
+        try:
+            return self._ort.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
+        except self._errors as error:
+            raise BackendError(
+                f"onnxruntime {self._ort.__version__} cannot load {relative} of {bundle.root} ({error}): check the "
+                "bundle with `neo-edge verify`, or install another onnxruntime"
+            ) from error
+
+
+def choose_variant(bundle: Bundle) -> str:
+    """The first of the bundle's variants whose operators the installed onnxruntime has.
+
+    Raises:
+        BundleError, BackendError: there is none.
+        MissingExtraError: onnxruntime is not installed.
+    """
+    variants = bundle.manifest.variants
+    modern = _version(require("onnxruntime", extra="cpu")) >= MODERN_ORT
+    for name, variant in variants.items():
+        if modern or variant.ops == "portable":
+            return name
+    raise BackendError(
+        f"the bundle {bundle.root} has the variants {', '.join(variants) or 'none'}, which need onnxruntime >= "
+        f"{_dotted(MODERN_ORT)}: upgrade it, or export with --ops portable"
+    )
+
+
+def _require_version(ort: ModuleType, name: str, variant: Variant) -> None:
+    if variant.ops == "modern" and _version(ort) < MODERN_ORT:
+        raise BackendError(
+            f"variant {name!r} is of the modern profile and needs onnxruntime >= {_dotted(MODERN_ORT)}; "
+            f"{ort.__version__} is installed: upgrade it, or use a portable variant (neo-edge export --ops portable)"
+        )
+
+
+def _require_free_memory(bundle: Bundle, variant: Variant) -> None:
+    """Loaded weights become private memory of their file's size (the embedding table stays in its file)."""
+    folders = {relative.rpartition("/")[0] for relative in (variant.vision, variant.decoder)}
+    needed = sum(
+        entry.size_bytes
+        for relative, entry in bundle.manifest.files.items()
+        if relative.rpartition("/")[0] in folders and relative != variant.token_embedding.file
+    )
+    free = available_memory_bytes()
+    if free is not None and needed > free:
+        raise MemoryBudgetError(
+            f"the weights of {bundle.root} ({', '.join(sorted(folders))}) need {needed / 2**20:.1f} MiB and "
+            f"{free / 2**20:.1f} MiB are free: free memory or use a smaller variant"
+        )
+
+
+def _map_table(bundle: Bundle, variant: Variant) -> npt.NDArray[np.generic]:
+    stored = variant.token_embedding
+    path = bundle.path(stored.file)
+    dtype = np.dtype(stored.dtype).newbyteorder("<")
+    try:
+        # A plain array over the map: indexing a np.memmap costs microseconds a token.
+        return np.asarray(np.memmap(path, dtype, mode="r", shape=stored.shape))
+    except (OSError, ValueError) as error:
+        raise BundleCorruptError(
+            f"{path} cannot be mapped ({error}): copy or export the bundle again"
+        ) from error
+
+
+def _closed() -> SessionClosedError:
+    return SessionClosedError("the model is closed: load the bundle again")
+
+
+def _version(ort: ModuleType) -> tuple[int, int]:
+    major, minor = [*str(ort.__version__).split("."), "0"][:2]
+    return int(major), int(minor)
+
+
+def _dotted(version: tuple[int, int]) -> str:
+    return ".".join(map(str, version))
+
+
+def _ort_errors(ort: ModuleType) -> tuple[type[Exception], ...]:
+    """What onnxruntime raises; its own classes derive from Exception directly and have no common base."""
+    state = ort.capi.onnxruntime_pybind11_state
+    names = (
+        "Fail",
+        "InvalidArgument",
+        "InvalidGraph",
+        "InvalidProtobuf",
+        "NotImplemented",
+        "NoSuchFile",
+        "RuntimeException",
+    )
+    return (*(getattr(state, name) for name in names), RuntimeError, ValueError, MemoryError)

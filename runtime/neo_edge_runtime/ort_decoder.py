@@ -1,0 +1,163 @@
+"""The decoder graph in ONNX Runtime, bound to host caches.
+
+Modern: the graph writes into its caches, because the same memory is bound as input and output. Portable: it
+hands out the new keys and values, and the host writes them. Either way a step copies no cache, and a decode
+step binds nothing: its small inputs are bound once and then mutated.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, fields
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from neo_edge.errors import BackendError
+from neo_edge_runtime.backend import DecoderInputs
+from neo_edge_runtime.kv_cache import HostCache
+
+if TYPE_CHECKING:
+    from types import ModuleType
+
+    import numpy.typing as npt
+
+    from neo_edge.config import DecoderConfig
+
+    _Array = npt.NDArray[np.generic]
+
+_INPUT_NAMES = tuple(field.name for field in fields(DecoderInputs))
+# After a prefill the arena hands its scratch (attention scores, chiefly) back to the system.
+_SHRINK_ARENA = ("memory.enable_memory_arena_shrinkage", "cpu:0")
+
+
+@dataclass(frozen=True)
+class OrtDecoder:
+    """A loaded decoder graph and what its states must know of it."""
+
+    ort: ModuleType
+    session: Any  # onnxruntime has no types
+    config: DecoderConfig
+    cache_dtype: np.dtype[np.generic]
+    portable: bool
+    errors: tuple[type[Exception], ...]  # what onnxruntime raises
+
+
+class OrtDecoderState:
+    """Caches of B sequences in host memory and the graph bound to them."""
+
+    def __init__(self, decoder: OrtDecoder, cache: HostCache) -> None:
+        self._decoder, self._cache = decoder, cache
+        self._step: _Binding | None = None
+        self._prefill_options = decoder.ort.RunOptions()
+        self._prefill_options.add_run_config_entry(*_SHRINK_ARENA)
+
+    @classmethod
+    def empty(cls, decoder: OrtDecoder, *, batch: int, capacity: int) -> OrtDecoderState:
+        """Zeroed caches."""
+        return cls(
+            decoder, HostCache(decoder.config, batch=batch, capacity=capacity, dtype=decoder.cache_dtype)
+        )
+
+    @property
+    def capacity(self) -> int:
+        """C: cache positions that exist."""
+        return self._cache.capacity
+
+    @property
+    def cache(self) -> HostCache:
+        """The caches themselves."""
+        return self._cache
+
+    def run(self, inputs: DecoderInputs) -> npt.NDArray[np.float32]:
+        """Appends S tokens; logits [B, N, V] float32, overwritten by the next decode step."""
+        decode = inputs.inputs_embeds.shape[1] == 1 and inputs.logits_index.shape[1] == 1
+        if not decode:
+            binding = _Binding(self._decoder, self._cache, inputs)
+        elif self._step is None:
+            binding = self._step = _Binding(self._decoder, self._cache, _copied(inputs))
+        else:
+            binding = self._step
+            binding.take(inputs)
+        try:
+            self._decoder.session.run_with_iobinding(binding.io, None if decode else self._prefill_options)
+        except self._decoder.errors as error:
+            raise BackendError(
+                f"the decoder graph failed on {inputs.inputs_embeds.shape[1]} tokens at {inputs.write_index.tolist()} "
+                f"of {self.capacity}: {error}"
+            ) from error
+        if self._decoder.portable:
+            self._append(binding, inputs)
+        return binding.logits
+
+    def grow(self, capacity: int, *, length: int) -> None:
+        """Makes room; the first `length` positions are copied, layer by layer."""
+        self._step = None
+        self._cache.grow(capacity, length=length)
+
+    def copy(self, *, length: int, capacity: int) -> OrtDecoderState:
+        """An independent state with the first `length` positions."""
+        return OrtDecoderState(self._decoder, self._cache.copy(length=length, capacity=capacity))
+
+    def close(self) -> None:
+        """Drops the caches and all that is bound to them."""
+        self._step = None
+        self._cache.clear()
+
+    def _append(self, binding: _Binding, inputs: DecoderInputs) -> None:
+        for row, start in enumerate(inputs.write_index.tolist()):
+            end = start + inputs.inputs_embeds.shape[1]
+            for cache, new in zip(self._cache.keys, binding.new_keys, strict=True):
+                cache[row, :, start:end] = new[row]
+            for cache, new in zip(self._cache.values, binding.new_values, strict=True):
+                cache[row, :, start:end] = new[row]
+
+
+class _Binding:
+    """Input and output memory of one graph run, held as long as the graph may use it."""
+
+    def __init__(self, decoder: OrtDecoder, cache: HostCache, inputs: DecoderInputs) -> None:
+        self._ort, self._inputs = decoder.ort, inputs
+        self.io = decoder.ort.IOBinding(decoder.session)
+        batch, rows = inputs.logits_index.shape
+        self.logits: npt.NDArray[np.float32] = np.empty((batch, rows, decoder.config.vocab_size), np.float32)
+        self.new_keys, self.new_values = [], []
+        for name in _INPUT_NAMES:
+            self._input(name, getattr(inputs, name))
+        self._output("logits", self.logits)
+        new_tokens = inputs.inputs_embeds.shape[1]
+        for layer, (key, value) in enumerate(zip(cache.keys, cache.values, strict=True)):
+            keys, values = self._input(f"key_cache.{layer}", key), self._input(f"value_cache.{layer}", value)
+            if decoder.portable:
+                self.new_keys.append(self._new(f"new_keys.{layer}", key, new_tokens))
+                self.new_values.append(self._new(f"new_values.{layer}", value, new_tokens))
+            else:
+                # The same OrtValue on both sides is what makes the update happen in place.
+                self.io.bind_ortvalue_output(f"key_cache_out.{layer}", keys)
+                self.io.bind_ortvalue_output(f"value_cache_out.{layer}", values)
+
+    def take(self, inputs: DecoderInputs) -> None:
+        """Copies the next step's inputs into the bound memory."""
+        mine = self._inputs
+        mine.inputs_embeds[...] = inputs.inputs_embeds
+        mine.position_ids[...] = inputs.position_ids
+        mine.visible_length[...] = inputs.visible_length
+        mine.write_index[...] = inputs.write_index
+        mine.logits_index[...] = inputs.logits_index
+
+    def _input(self, name: str, array: _Array) -> Any:
+        value = self._ort.OrtValue.ortvalue_from_numpy(array)
+        self.io.bind_ortvalue_input(name, value)
+        return value
+
+    def _output(self, name: str, array: _Array) -> None:
+        self.io.bind_ortvalue_output(name, self._ort.OrtValue.ortvalue_from_numpy(array))
+
+    def _new(self, name: str, cache: _Array, new_tokens: int) -> _Array:
+        batch, heads, _, width = cache.shape
+        array = np.empty((batch, heads, new_tokens, width), cache.dtype)
+        self._output(name, array)
+        return array
+
+
+def _copied(inputs: DecoderInputs) -> DecoderInputs:
+    return DecoderInputs(**{name: np.array(getattr(inputs, name)) for name in _INPUT_NAMES})

@@ -1,0 +1,329 @@
+"""One sequence: a cache that is filled, read, rewound and forked."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from neo_edge.errors import ContextOverflowError, InputError, NeoEdgeError, SessionClosedError
+from neo_edge_runtime.decoder_inputs import (
+    EmbeddedTokens,
+    checked_ids,
+    chunk_inputs,
+    decode_inputs,
+    unknown_token,
+)
+from neo_edge_runtime.kv_cache import cache_bytes, capacity_for
+from neo_edge_runtime.memory import MemoryBudget, MemoryNeed, prefill_need
+from neo_edge_runtime.prefill_plan import DEFAULT_CHUNK_TOKENS, Chunk, PrefillCancelledError, plan_prefill
+
+if TYPE_CHECKING:
+    import threading
+
+    import numpy.typing as npt
+
+    from neo_edge.positions import SequenceLayout
+    from neo_edge_runtime.backend import Backend, DecoderState
+
+
+@dataclass(frozen=True)
+class Checkpoint:
+    """A point that a session can be rewound to: two numbers, since an image of n tokens moves t by one."""
+
+    length: int  # tokens in the cache
+    next_t: int  # t of a text token that would follow
+
+
+class Session:
+    """A sequence and its cache. Not for two threads at once; sessions of one backend are independent.
+
+    `sent_tokens` counts every token that went through the decoder, which is what a kept cache saves.
+    """
+
+    def __init__(
+        self,
+        backend: Backend,
+        *,
+        budget: MemoryBudget | None = None,
+        max_context_tokens: int | None = None,
+        chunk_tokens: int = DEFAULT_CHUNK_TOKENS,
+    ) -> None:
+        """An empty session; caches are allocated by the first prefill.
+
+        Args:
+            backend: loaded variant of a bundle.
+            budget: shared by the sessions of a model; None: only what the machine has free.
+            max_context_tokens: most tokens the cache may hold; None: as many as the model's positions
+                (`max_positions`, counted in t) and the memory allow.
+            chunk_tokens: most tokens of one prefill run, images left whole.
+        """
+        if max_context_tokens is not None and max_context_tokens < 1:
+            raise InputError(f"max_context_tokens is {max_context_tokens}; it must be above zero, or None")
+        self._backend, self._budget = backend, budget or MemoryBudget()
+        self._max_tokens, self._chunk_tokens = max_context_tokens, chunk_tokens
+        self._state: DecoderState | None = None
+        self._closed = False
+        self._length, self._next_t = 0, 0
+        self._legal = {0: 0}  # length -> next_t of every point to rewind to
+        self._step = decode_inputs(backend)
+        self.sent_tokens = 0
+
+    @property
+    def length(self) -> int:
+        """Tokens in the cache."""
+        return self._length
+
+    @property
+    def next_t(self) -> int:
+        """t of a text token that would follow."""
+        return self._next_t
+
+    @property
+    def capacity(self) -> int:
+        """Tokens that fit before the cache grows."""
+        return 0 if self._state is None else self._state.capacity
+
+    @property
+    def checkpoint(self) -> Checkpoint:
+        """Where the session stands now."""
+        return Checkpoint(self._length, self._next_t)
+
+    @property
+    def checkpoints(self) -> tuple[Checkpoint, ...]:
+        """Every point that the session can be rewound to, from the empty one on."""
+        return tuple(Checkpoint(length, t) for length, t in self._legal.items())
+
+    def preflight(self, layout: SequenceLayout, *, beside: MemoryNeed | None = None) -> None:
+        """Raises what `prefill` would raise before it runs anything.
+
+        Args:
+            layout: of the tokens to come.
+            beside: memory that the caller takes for the same piece, such as the vision graph's.
+        """
+        self._admit(layout, all_logits=False, beside=beside or MemoryNeed())
+
+    def prefill(
+        self,
+        input_ids: npt.NDArray[np.integer],
+        layout: SequenceLayout,
+        visual_tokens: npt.NDArray[np.generic] | None = None,
+        *,
+        all_logits: bool = False,
+        cancelled: threading.Event | None = None,
+    ) -> npt.NDArray[np.float32]:
+        """Appends S tokens.
+
+        Args:
+            input_ids: [S] token ids; those of image context tokens are not looked at.
+            layout: made by `neo_edge.positions.layout` with this session's `length` and `next_t`.
+            visual_tokens: [tokens marked `is_visual`, hidden], in order.
+            all_logits: logits of all S tokens, not only of the last.
+            cancelled: looked at between chunks.
+
+        Returns:
+            [S, V] or [1, V] float32 logits.
+
+        Raises:
+            ContextOverflowError, MemoryBudgetError, InputError: nothing has changed.
+            SessionClosedError: the session is closed, or a logit is not finite (then it is closed now).
+            BackendError: the run failed; the session stands where it stood.
+            PrefillCancelledError: `cancelled` was set; the session stands where it stood.
+        """
+        chunks = self._admit(layout, all_logits=all_logits, beside=MemoryNeed())
+        ids = checked_ids(input_ids, layout, self._backend)
+        embeds = EmbeddedTokens(self._backend, ids, layout.is_visual, visual_tokens)
+        start_length, vocab_size = self._length, len(self._backend.token_embedding)
+        kept = np.empty((len(ids) if all_logits else 1, vocab_size), np.float32)
+        for chunk in chunks:
+            if cancelled is not None and cancelled.is_set():
+                raise PrefillCancelledError
+            inputs = chunk_inputs(layout, chunk, embeds, start_length, all_logits=all_logits)
+            logits = self._state_with(chunk.capacity, used=start_length + chunk.start).run(inputs)[0]
+            self.sent_tokens += chunk.end - chunk.start
+            self._require_finite(logits)
+            kept[slice(chunk.start, chunk.end) if all_logits else slice(None)] = logits
+        self._length, self._next_t = start_length + len(ids), layout.next_t
+        self._legal.update(
+            (start_length + length, layout.t_after(length)) for length in layout.boundaries.tolist()
+        )
+        return kept
+
+    def decode(self, token: int) -> npt.NDArray[np.float32]:
+        """Appends one text token; logits [V] float32 of what follows it, the caller's own.
+
+        Raises:
+            ContextOverflowError, MemoryBudgetError, InputError: nothing has changed.
+            SessionClosedError: as `prefill`.
+        """
+        state = self._state
+        if self._closed or state is None:
+            raise self._not_ready()
+        length, step = self._length, self._step
+        self._require_room(1, self._next_t + 1)
+        if not 0 <= token < len(self._backend.token_embedding):
+            raise unknown_token(token, self._backend)
+        if length == state.capacity:
+            capacity = capacity_for(length + 1, length, self._max_tokens)
+            self._require_memory([Chunk(0, 1, capacity)], 1, 1, MemoryNeed())
+            state = self._state_with(capacity, used=length)
+        step.inputs_embeds[0, 0] = self._backend.token_embedding[token]
+        step.position_ids[0, 0, 0] = self._next_t
+        step.visible_length[0, 0] = length + 1
+        step.write_index[0] = length
+        logits: npt.NDArray[np.float32] = state.run(step)[0, 0].copy()
+        self.sent_tokens += 1
+        self._require_finite(logits)
+        self._length, self._next_t = length + 1, self._next_t + 1
+        self._legal[length + 1] = self._next_t
+        return logits
+
+    def checkpoint_at(self, length: int) -> Checkpoint:
+        """The checkpoint after `length` tokens; raises `InputError` inside an image or beyond the end."""
+        if length not in self._legal:
+            below = max((known for known in self._legal if known < length), default=0)
+            raise InputError(
+                f"the session cannot be rewound to {length} tokens (it holds {self._length}, and an image stays "
+                f"whole): the nearest point before it is {below}"
+            )
+        return Checkpoint(length, self._legal[length])
+
+    def rewind(self, checkpoint: Checkpoint) -> None:
+        """Forgets everything behind the checkpoint; what is before it is exactly as it was.
+
+        Raises:
+            InputError: the session has no such point; nothing has changed.
+            SessionClosedError: the session is closed.
+        """
+        self._require_open()
+        if self.checkpoint_at(checkpoint.length) != checkpoint:
+            raise InputError(
+                f"{checkpoint} is not of this session: t is {self._legal[checkpoint.length]} there"
+            )
+        self._length, self._next_t = checkpoint.length, checkpoint.next_t
+        self._legal = {length: t for length, t in self._legal.items() if length <= checkpoint.length}
+
+    def fork(self) -> Session:
+        """A second session with the same past; the two go on independently.
+
+        Costs a copy of the cache's filled part, once (2B in float32: 0.47 MiB a token), and its memory.
+
+        Raises:
+            MemoryBudgetError: there is no room for the copy.
+            SessionClosedError: the session is closed.
+        """
+        self._require_open()
+        other = Session(
+            self._backend,
+            budget=self._budget,
+            max_context_tokens=self._max_tokens,
+            chunk_tokens=self._chunk_tokens,
+        )
+        if self._state is not None and self._length:
+            capacity = capacity_for(self._length, 0, self._max_tokens)
+            size = self._cache_bytes(capacity)
+            self._budget.require(MemoryNeed(kv_cache=size), f"a fork of {self._length} tokens")
+            other._state = self._state.copy(length=self._length, capacity=capacity)
+            self._budget.hold(size)
+        other._length, other._next_t, other._legal = self._length, self._next_t, dict(self._legal)
+        return other
+
+    def close(self) -> None:
+        """Gives the cache's memory back; may be called twice."""
+        self._closed = True
+        state, self._state = self._state, None
+        if state is not None:
+            self._budget.hold(-self._cache_bytes(state.capacity))
+            state.close()
+
+    def __enter__(self) -> Session:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+    def __del__(self) -> None:
+        if getattr(self, "_state", None) is not None:
+            self.close()
+
+    def _admit(self, layout: SequenceLayout, *, all_logits: bool, beside: MemoryNeed) -> list[Chunk]:
+        self._require_open()
+        size = len(layout.visible_length)
+        chunks = plan_prefill(
+            layout,
+            chunk_tokens=self._chunk_tokens,
+            start_length=self._length,
+            capacity=self.capacity,
+            max_tokens=self._max_tokens,
+        )
+        first_t, last_seen = int(layout.position_ids[0, 0]), int(layout.visible_length.max())
+        if first_t != self._next_t or last_seen != self._length + size:
+            raise InputError(
+                f"the layout starts at t {first_t} behind {last_seen - size} tokens; the session is at t "
+                f"{self._next_t} behind {self._length}: lay the piece out with start_length and start_t"
+            )
+        self._require_room(size, layout.next_t)
+        longest = max(chunk.end - chunk.start for chunk in chunks)
+        self._require_memory(
+            chunks, size, longest if all_logits else 1, beside, kept_rows=size if all_logits else 1
+        )
+        return chunks
+
+    def _require_room(self, new_tokens: int, next_t: int) -> None:
+        wanted, positions = self._length + new_tokens, self._backend.traits.config.decoder.max_positions
+        if self._max_tokens is not None and wanted > self._max_tokens:
+            raise ContextOverflowError(
+                f"{self._length} tokens are in the cache and {new_tokens} would follow, {wanted} in all; this session "
+                f"holds {self._max_tokens}: shorten the prompt, rewind, or open with max_context_tokens>={wanted}"
+            )
+        if next_t > positions:
+            raise ContextOverflowError(
+                f"{new_tokens} tokens behind {self._length} would reach position {next_t}; the model was made for "
+                f"{positions}: shorten the prompt or rewind"
+            )
+
+    def _require_memory(
+        self, chunks: list[Chunk], new_tokens: int, logits_rows: int, beside: MemoryNeed, kept_rows: int = 1
+    ) -> None:
+        need = prefill_need(
+            self._backend.traits,
+            chunks=[(chunk.end - chunk.start, chunk.capacity) for chunk in chunks],
+            new_tokens=new_tokens,
+            logits_rows=logits_rows,
+            kept_rows=kept_rows,
+            held_capacity=self.capacity,
+        )
+        self._budget.require(need + beside, f"appending {new_tokens} tokens to {self._length}")
+
+    def _state_with(self, capacity: int, *, used: int) -> DecoderState:
+        before = self.capacity
+        if self._state is None:
+            self._state = self._backend.new_state(batch=1, capacity=capacity)
+        elif capacity > before:
+            self._state.grow(capacity, length=used)
+        self._budget.hold(self._cache_bytes(self._state.capacity) - self._cache_bytes(before))
+        return self._state
+
+    def _cache_bytes(self, capacity: int) -> int:
+        traits = self._backend.traits
+        return cache_bytes(
+            traits.config.decoder, batch=1, capacity=capacity, element_bytes=traits.cache_element_bytes
+        )
+
+    def _require_finite(self, logits: npt.NDArray[np.float32]) -> None:
+        if not np.isfinite(logits).all():
+            self.close()
+            raise SessionClosedError(
+                f"the model gave a logit that is not finite after {self._length} tokens, and its cache is spoilt: the "
+                "session is closed; run `neo-edge parity` on the bundle, or use a float32 variant"
+            )
+
+    def _require_open(self) -> None:
+        if self._closed:
+            raise self._not_ready()
+
+    def _not_ready(self) -> NeoEdgeError:
+        if self._closed:
+            return SessionClosedError("the session is closed: open another one")
+        return InputError("the session is empty: prefill a prompt before decoding")
