@@ -17,7 +17,12 @@ def raw(golden_tiny: Path) -> dict[str, Any]:
 
 
 def test_every_number_comes_from_the_file(raw: dict[str, Any]) -> None:
-    raw["llm_config"] |= {"num_hidden_layers": 7, "rope_theta": 5e6, "rope_theta_hw": 123.0, "rms_norm_eps": 1e-5}
+    raw["llm_config"] |= {
+        "num_hidden_layers": 7,
+        "rope_theta": 5e6,
+        "rope_theta_hw": 123.0,
+        "rms_norm_eps": 1e-5,
+    }
     raw["vision_config"] |= {"rope_theta_vision": 1000.0, "min_pixels": 5, "max_pixels": 6, "hidden_size": 48}
     config = parse_config(raw)
     decoder, vision = config.decoder, config.vision

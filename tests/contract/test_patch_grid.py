@@ -84,7 +84,9 @@ def test_the_area_stays_in_the_limits_unless_a_side_is_at_its_least(
 
 
 def test_halves_round_to_even_as_upstream_does() -> None:
-    sizes = [smart_resize(48, side, token_size=TOKEN, min_pixels=1, max_pixels=10**9)[1] for side in (48, 80, 112)]
+    sizes = [
+        smart_resize(48, side, token_size=TOKEN, min_pixels=1, max_pixels=10**9)[1] for side in (48, 80, 112)
+    ]
     assert sizes == [64, 64, 128]
 
 

@@ -60,7 +60,9 @@ def test_pieces_cut_at_a_boundary_equal_the_whole(prompt: list[int | PatchGrid],
     for name in ("position_ids", "visible_length", "is_visual"):
         joined = np.concatenate([getattr(first, name), getattr(second, name)], axis=-1)
         np.testing.assert_array_equal(joined, getattr(whole, name))
-    np.testing.assert_array_equal(np.concatenate([first.boundaries, second.boundaries + cut]), whole.boundaries)
+    np.testing.assert_array_equal(
+        np.concatenate([first.boundaries, second.boundaries + cut]), whole.boundaries
+    )
     assert second.next_t == whole.next_t
 
 
