@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 import os
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
 from importlib.metadata import EntryPoint, entry_points
 from typing import Protocol
 
@@ -31,13 +31,19 @@ class Command(Protocol):
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Runs one verb; returns the exit status.
+    """Runs one verb of the installed stages; returns the exit status.
 
     0 success, 1 failure, 2 wrong usage or a missing extra, 130 interrupted, 141 when the reader of the
     output went away.
     """
+    loaders = {entry.name: loader(entry) for entry in entry_points(group=GROUP)}
+    return run_commands(list(sys.argv[1:] if argv is None else argv), loaders)
+
+
+def run_commands(argv: list[str], loaders: Mapping[str, Callable[[], Command]]) -> int:
+    """Runs one of these verbs; returns the exit status as `main` does."""
     try:
-        status = _dispatch(list(sys.argv[1:] if argv is None else argv))
+        status = _dispatch(argv, loaders)
         sys.stdout.flush()
     except MissingExtraError as error:
         return _fail(error, 2)
@@ -55,32 +61,33 @@ def main(argv: Sequence[str] | None = None) -> int:
     return status
 
 
-def _dispatch(argv: list[str]) -> int:
-    found = {entry.name: entry for entry in entry_points(group=GROUP)}
+def loader(entry: EntryPoint) -> Callable[[], Command]:
+    """Loads the entry point when called; one that cannot be imported becomes a verb that says so."""
+
+    def load() -> Command:
+        try:
+            command: Command = entry.load()
+        except (ImportError, AttributeError) as error:
+            return _BrokenCommand(entry, error)
+        return command
+
+    return load
+
+
+def _dispatch(argv: list[str], loaders: Mapping[str, Callable[[], Command]]) -> int:
     # Loading only the verb that was asked for keeps the start quick.
-    asked = argv[0] if argv and argv[0] in found else None
-    commands = {name: _load(found[name]) for name in ([asked] if asked else sorted(found))}
+    asked = argv[:1] if argv and argv[0] in loaders else sorted(loaders)
     parser = argparse.ArgumentParser(
         prog="neo-edge", description="Exports NEO-ov checkpoints to bundles and answers questions with them."
     )
     parser.add_argument("--version", action="version", version=f"neo-edge {__version__}")
     verbs = parser.add_subparsers(dest="verb", metavar="VERB", required=True)
+    commands = {name: loaders[name]() for name in asked}
     for name, command in commands.items():
         verb = verbs.add_parser(name, help=command.summary, description=command.summary)
         command.add_arguments(verb)
-        verb.set_defaults(command=command)
     args = parser.parse_args(argv)
-    command = args.command
-    status: int = command.run(args)
-    return status
-
-
-def _load(entry: EntryPoint) -> Command:
-    try:
-        command: Command = entry.load()
-    except (ImportError, AttributeError) as error:
-        return _BrokenCommand(entry, error)
-    return command
+    return commands[args.verb].run(args)
 
 
 class _BrokenCommand:
@@ -104,3 +111,7 @@ class _BrokenCommand:
 def _fail(error: Exception, status: int) -> int:
     print(f"error: {error}", file=sys.stderr)
     return status
+
+
+if __name__ == "__main__":
+    sys.exit(main())

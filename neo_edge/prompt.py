@@ -146,8 +146,8 @@ def place_frames(
             "the sentence about the whole video needs both its duration_s and its fps: give both or none"
         )
     if duration_s is not None and fps is not None:
-        if not duration_s >= 0 or not fps > 0:
-            raise PromptError(f"duration_s {duration_s} and fps {fps} must be positive")
+        if not (0 <= duration_s < float("inf") and 0 < fps < float("inf")):
+            raise PromptError(f"duration_s {duration_s} and fps {fps} must be positive and finite")
         minutes, seconds = divmod(int(duration_s), 60)
         prefix = (
             f"The time range of this video is [00:00-{minutes:02d}:{seconds:02d}], and the following is "
