@@ -10,8 +10,6 @@ DEV_READY := $(VENV)/.ready-dev
 ORT_123 := $(VENV)/ort-1.23
 INPUTS := pyproject.toml constraints.txt
 
-TYPED := neo_edge export runtime calibration samples
-
 .PHONY: setup demo test check evidence bench clean
 
 setup: $(DEV_READY)
