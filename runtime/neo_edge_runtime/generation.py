@@ -138,10 +138,10 @@ class Stream:
         if self._cancelled.is_set():
             raise PrefillCancelledError
         visual_tokens = encode_images(request.backend, request.images)
-        logits = request.session.prefill(
+        logits: npt.NDArray[np.float32] = request.session.prefill(
             request.input_ids, request.layout, visual_tokens, cancelled=self._cancelled
-        )
-        return logits[-1]
+        )[-1]
+        return logits
 
     def _finished(self, reason: StopReason) -> Completion:
         request = self._request

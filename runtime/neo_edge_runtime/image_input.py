@@ -44,6 +44,7 @@ _DECODING_ERRORS = (
     zlib.error,
     Image.DecompressionBombError,
     Image.DecompressionBombWarning,
+    UserWarning,  # of damaged metadata, where the caller made warnings errors
 )
 
 
@@ -130,9 +131,8 @@ def _read(
 
 
 def _read_file_object(file: BinaryReader) -> bytes:
-    seekable = isinstance(file, io.IOBase) and file.seekable()
     try:
-        if not (seekable and isinstance(file, io.IOBase)):
+        if not (isinstance(file, io.IOBase) and file.seekable()):
             data = file.read()
         else:
             start = file.tell()
@@ -167,7 +167,7 @@ def _as_uint8(array: npt.NDArray[np.generic]) -> npt.NDArray[np.uint8]:
     if array.dtype == np.uint8:
         return array.astype(np.uint8, copy=False)
     if array.dtype == np.bool_:
-        return np.where(array, np.uint8(255), np.uint8(0))
+        return array.astype(np.uint8) * 255
     if array.dtype == np.uint16:
         return np.right_shift(array.astype(np.uint16, copy=False), 8).astype(np.uint8)
     if array.dtype.kind == "f":
@@ -194,6 +194,8 @@ def _to_rgb(image: Image.Image, *, upstream_rules: bool) -> Image.Image:
             image = _from_array(_high_byte(image))
         elif image.mode == "F":
             image = _from_array(np.asarray(image))
+        if image.mode == "La":  # greys already multiplied by their alpha; Pillow knows one way back
+            image = image.convert("LA")
         if _has_alpha(image):
             return _over_white(image.convert("RGBA"), only_if_wholly_transparent=upstream_rules)
         return image.convert("RGB")

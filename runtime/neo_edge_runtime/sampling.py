@@ -59,7 +59,7 @@ def distribution(
 
     Equal logits at the edge of top-k all stay, as in transformers. `options.temperature` must be above 0.
     """
-    scores = logits / np.float32(options.temperature)
+    scores: npt.NDArray[np.float32] = np.divide(logits, options.temperature, dtype=np.float32)
     candidates = _top_k(scores, options.top_k)
     if options.top_p is not None and options.top_p < 1:
         candidates = _top_p(scores, candidates, options.top_p)
