@@ -177,7 +177,7 @@ class LoweredAttention(nn.Module):
         return torch.cat(parts, dim=-1).transpose(1, 2)
 
     def _heads(self, projected: Tensor) -> Tensor:
-        heads: Tensor = projected.unflatten(-1, (-1, self.head_dim))  # type: ignore[no-untyped-call]
+        heads: Tensor = projected.unflatten(-1, (-1, self.head_dim))
         return heads
 
 

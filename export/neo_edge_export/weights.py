@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import BinaryIO
@@ -81,6 +82,12 @@ def save_graph(
     )
 
 
+def streamed_tensors(model: ir.Model) -> int:
+    """How many tensors `save_graph` will write beside the graph."""
+    weights = [value for value in model.graph.initializers.values() if value.const_value is None]
+    return sum(_size_bytes(weight) > _INLINE_BYTES for weight in weights)
+
+
 def save_embedding(
     source: TensorSource, name: str, shape: tuple[int, int], dtype: npt.DTypeLike, path: Path
 ) -> None:
@@ -110,6 +117,12 @@ def narrow(array: npt.NDArray[np.generic], dtype: np.dtype[np.generic], name: st
             "export with --precision fp32"
         )
     return narrowed
+
+
+def _size_bytes(value: ir.Value) -> int:
+    assert value.shape is not None
+    assert value.dtype is not None
+    return math.prod(value.shape.numpy()) * value.dtype.numpy().itemsize
 
 
 def _row_blocks(source: TensorSource, name: str, rows: int, width: int) -> Iterator[npt.NDArray[np.floating]]:

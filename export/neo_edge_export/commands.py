@@ -1,0 +1,94 @@
+"""`neo-edge export`: reads the arguments, prints what was found; the work is in `bundle_export.py`."""
+
+from __future__ import annotations
+
+import argparse
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from neo_edge.checkpoint import resolve_checkpoint
+from neo_edge.extras import require
+
+if TYPE_CHECKING:
+    from neo_edge_export.verification import Verification
+
+_PACKAGES = ("torch", "onnx_ir", "onnxruntime")
+
+
+class ExportCommand:
+    """Writes a checkpoint as a bundle of ONNX graphs."""
+
+    summary = "write a NEO-ov checkpoint as a bundle of ONNX graphs, compared with the reference"
+
+    def add_arguments(self, parser: argparse.ArgumentParser) -> None:
+        """Declares the arguments."""
+        parser.add_argument(
+            "checkpoint",
+            metavar="CHECKPOINT",
+            help="a directory with config.json and safetensors files, or neo-ov-nano, which ships with the package",
+        )
+        parser.add_argument(
+            "-o", "--output", required=True, type=Path, metavar="BUNDLE", help="directory to write"
+        )
+        parser.add_argument(
+            "--precision",
+            action="append",
+            choices=("fp32", "fp16"),
+            help="type of weights and caches; may be given more than once (default: fp32)",
+        )
+        parser.add_argument(
+            "--ops",
+            action="append",
+            choices=("modern", "portable"),
+            help="modern: opset 24, for ONNX Runtime >= 1.25 and TensorRT >= 10.15; portable: plain operators of "
+            "opset 20, for what is older; may be given more than once (default: modern)",
+        )
+        parser.add_argument(
+            "--verify-layers",
+            type=_positive,
+            metavar="N",
+            help="decoder layers that are compared with the reference at a time; all of them are in any case "
+            "(default: as many as fit in a gigabyte)",
+        )
+        parser.add_argument("--overwrite", action="store_true", help="replace the bundle that is there")
+        parser.add_argument("--json", action="store_true", help="print the result as JSON")
+
+    def run(self, args: argparse.Namespace) -> int:
+        """Exports, and prints the largest differences from the reference."""
+        for package in _PACKAGES:
+            require(package, extra="export")
+        from neo_edge_export.bundle_export import ExportOptions, export_bundle
+
+        options = ExportOptions(
+            precisions=args.precision or ("fp32",),
+            ops=args.ops or ("modern",),
+            overwrite=args.overwrite,
+            verify_layers=args.verify_layers,
+        )
+        found = export_bundle(resolve_checkpoint(args.checkpoint), args.output, options)
+        if args.json:
+            variants = {name: verification.to_json() for name, verification in found.items()}
+            print(json.dumps({"bundle": str(args.output), "verification": variants}, indent=2))
+        else:
+            _print(found, args.output)
+        return 0
+
+
+export_command = ExportCommand()
+
+
+def _print(found: Mapping[str, Verification], bundle: Path) -> None:
+    print("largest difference from the reference (allowed)")
+    for name, verification in found.items():
+        for difference in verification.differences:
+            print(f"  {name:14} {difference.of:16} {difference.largest:.2e} ({difference.allowed:.2e})")
+    print(f"wrote {bundle}")
+
+
+def _positive(text: str) -> int:
+    value = int(text)
+    if value < 1:
+        raise argparse.ArgumentTypeError(f"{value} is below 1")
+    return value
