@@ -30,35 +30,32 @@ class Stream:
     """An answer as it is made: iterate it for pieces of text, each of whole characters.
 
     Work happens in the iterating thread, while it waits for the next piece; `cancel` may come from any thread.
-    Leaving the iteration early is cancelling; so is the end of a `with` block.
+    Leaving a `with` block, or dropping the stream, is cancelling.
     """
 
     def __init__(self, request: Request, on_end: Callable[[Sequence[int], bool], None]) -> None:
         """`on_end` gets the answer's tokens and whether the prompt went into the session; called once."""
-        self._request, self._on_end = request, on_end
-        self._cancelled = threading.Event()
-        self._tokens: list[int] = []
-        self._text: list[str] = []
-        self._completion: Completion | None = None
-        self._prefilled = False
-        self._first_token_s: float | None = None
-        self._decode_s, self._decoded = 0.0, 0
-        self._pieces = self._run()
+        self._answer = _Answer(request, on_end)
+        # The generator holds the answer and not the stream: a stream that is dropped is freed, and so its session.
+        self._pieces = self._answer.run()
 
     def __iter__(self) -> Iterator[str]:
         return self
 
     def __next__(self) -> str:
-        piece = next(self._pieces)
-        self._text.append(piece)
-        return piece
+        return next(self._pieces)
+
+    @property
+    def request(self) -> Request:
+        """What was asked, as tokens."""
+        return self._answer.request
 
     @property
     def completion(self) -> Completion:
         """The whole answer, once the iteration has ended; raises `InputError` before."""
-        if self._completion is None:
+        if self._answer.completion is None:
             raise InputError("the answer is not finished: iterate the stream to its end, or close it")
-        return self._completion
+        return self._answer.completion
 
     def finish(self) -> Completion:
         """Iterates to the end, without cancelling, and gives the whole answer."""
@@ -68,7 +65,7 @@ class Stream:
 
     def cancel(self) -> None:
         """Ends the answer after the step that is running; the iteration then stops by itself."""
-        self._cancelled.set()
+        self._answer.cancelled.set()
 
     def close(self) -> None:
         """Cancels and finishes what is left, so that `completion` is there and the cache is in order."""
@@ -82,15 +79,30 @@ class Stream:
     def __exit__(self, *_: object) -> None:
         self.close()
 
-    def _run(self) -> Iterator[str]:
+
+class _Answer:
+    """One answer: schedule, run, postprocess, until something ends it."""
+
+    def __init__(self, request: Request, on_end: Callable[[Sequence[int], bool], None]) -> None:
+        self.request, self._on_end = request, on_end
+        self.cancelled = threading.Event()
+        self.completion: Completion | None = None
+        self._tokens: list[int] = []
+        self._text: list[str] = []
+        self._prefilled = False
+        self._first_token_s: float | None = None
+        self._decode_s, self._decoded = 0.0, 0
+
+    def run(self) -> Iterator[str]:
+        """Pieces of text; `completion` is there when they end."""
         try:
-            reason = yield from self._answer()
-            self._completion = self._finished(reason)
+            reason = yield from self._steps()
+            self.completion = self._finished(reason)
         finally:
             self._on_end(self._tokens, self._prefilled)
 
-    def _answer(self) -> Generator[str, None, StopReason]:
-        request = self._request
+    def _steps(self) -> Generator[str, None, StopReason]:
+        request = self.request
         text = TextStream(request.tokenizer, request.options.stop)
         sampler = Sampler(request.options, (*request.earlier_ids, *request.input_ids.tolist()))
         started = time.perf_counter()
@@ -108,6 +120,7 @@ class Stream:
             self._tokens.append(token)
             piece = text.push(token)
             if piece:
+                self._text.append(piece)
                 yield piece
             if text.stopped:
                 reason = "stop_string"
@@ -115,7 +128,7 @@ class Stream:
             if len(self._tokens) >= request.options.max_new_tokens:
                 reason = "max_tokens"
                 break
-            if self._cancelled.is_set():
+            if self.cancelled.is_set():
                 reason = "cancelled"
                 break
             started = time.perf_counter()
@@ -130,21 +143,22 @@ class Stream:
             self._decoded += 1
         rest = text.finish()
         if rest:
+            self._text.append(rest)
             yield rest
         return reason
 
     def _prefill(self) -> npt.NDArray[np.float32]:
-        request = self._request
-        if self._cancelled.is_set():
+        request = self.request
+        if self.cancelled.is_set():
             raise PrefillCancelledError
         visual_tokens = encode_images(request.backend, request.images)
         logits: npt.NDArray[np.float32] = request.session.prefill(
-            request.input_ids, request.layout, visual_tokens, cancelled=self._cancelled
+            request.input_ids, request.layout, visual_tokens, cancelled=self.cancelled
         )[-1]
         return logits
 
     def _finished(self, reason: StopReason) -> Completion:
-        request = self._request
+        request = self.request
         cached = request.cached_tokens
         first, rate = self._first_token_s, self._decoded / self._decode_s if self._decoded else None
         usage = Usage(
