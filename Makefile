@@ -2,7 +2,7 @@
 PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
-PIP := $(BIN)/python -m pip install --disable-pip-version-check -q -c constraints.txt
+PIP := $(BIN)/python -m pip install --disable-pip-version-check -c constraints.txt
 
 # A stamp says that an installation is whole; it is made again when the requirements change.
 DEMO_READY := $(VENV)/.ready-demo
@@ -10,7 +10,7 @@ DEV_READY := $(VENV)/.ready-dev
 ORT_123 := $(VENV)/ort-1.23
 INPUTS := pyproject.toml constraints.txt
 
-.PHONY: setup demo test check evidence bench clean
+.PHONY: setup demo test coverage check evidence bench clean
 
 setup: $(DEV_READY)
 
@@ -20,6 +20,10 @@ demo: $(if $(wildcard $(DEV_READY)),$(DEV_READY),$(DEMO_READY))
 
 test: $(DEV_READY) $(ORT_123)/.ready
 	OMP_NUM_THREADS=1 NEO_EDGE_ORT_123=$(CURDIR)/$(ORT_123) $(BIN)/python -m pytest $(PYTEST_ARGS)
+
+coverage: $(DEV_READY) $(ORT_123)/.ready
+	OMP_NUM_THREADS=1 NEO_EDGE_ORT_123=$(CURDIR)/$(ORT_123) $(BIN)/coverage run -m pytest $(PYTEST_ARGS)
+	$(BIN)/coverage report --skip-covered --show-missing
 
 check: $(DEV_READY)
 	$(BIN)/ruff check .

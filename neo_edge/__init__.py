@@ -26,14 +26,16 @@ _HOMES = {
 }
 
 
-def __getattr__(name: str) -> object:
-    if name == "errors":
-        return importlib.import_module("neo_edge.errors")
-    if name not in _HOMES:
-        raise AttributeError(f"module 'neo_edge' has no attribute {name!r}")
-    value: object = getattr(importlib.import_module(_HOMES[name]), name)
-    globals()[name] = value
-    return value
+if not TYPE_CHECKING:  # type checkers would take it for a home of any name
+
+    def __getattr__(name: str) -> object:
+        if name == "errors":
+            return importlib.import_module("neo_edge.errors")
+        if name not in _HOMES:
+            raise AttributeError(f"module 'neo_edge' has no attribute {name!r}")
+        value = getattr(importlib.import_module(_HOMES[name]), name)
+        globals()[name] = value
+        return value
 
 
 def __dir__() -> list[str]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -77,11 +78,11 @@ def find_faults(
         sha256: whether to read every file whose size is right.
         on_bytes: called with the number of bytes just read.
     """
-    root = bundle.root.resolve()
+    root = Path(os.path.realpath(bundle.root))
     faults = []
     for relative, entry in bundle.manifest.files.items():
         path = root / relative
-        if not path.resolve().is_relative_to(root):
+        if not Path(os.path.realpath(path)).is_relative_to(root):
             faults.append(f"{relative} is a link that leads out of the bundle")
         elif not path.is_file():
             faults.append(f"{relative} is missing")
@@ -104,7 +105,7 @@ def read_bundle(path: str | Path) -> Bundle:
         if len(data) > _MAX_MANIFEST_BYTES:
             raise BundleCorruptError(f"{manifest} is larger than any manifest: copy or export again")
         return Bundle(root, parse_manifest(data.decode("utf-8")))
-    except (FileNotFoundError, NotADirectoryError) as error:
+    except (FileNotFoundError, NotADirectoryError, IsADirectoryError) as error:
         found = "does not exist" if not root.exists() else f"holds no {MANIFEST_FILE}"
         raise BundleError(f"{root} {found}: give the directory that neo-edge export wrote") from error
     except UnicodeDecodeError as error:

@@ -33,12 +33,15 @@ class VerifyCommand:
                 "files": len(manifest.files),
                 "size_bytes": size_bytes,
                 "variants": sorted(manifest.variants),
+                "tokenizer": manifest.tokenizer,
                 "faults": faults,
             }
             print(json.dumps(report, indent=2))
             return 1 if faults else 0
         for fault in faults:
             print(fault)
+        if not manifest.tokenizer:
+            print("no tokenizer: prompts must be token ids")
         verdict = f"damaged, {len(faults)} faults: copy or export it again" if faults else "whole"
         print(
             f"{bundle.root}: {len(manifest.files)} files, {size_bytes / 1e6:.1f} MB, "

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
+from numbers import Integral, Real
 
 from neo_edge.errors import InputError
 
@@ -28,22 +29,30 @@ class SamplingOptions:
         if isinstance(self.stop, str):
             raise InputError(f"stop is {self.stop!r}; pass a tuple of strings, such as ({self.stop!r},)")
         object.__setattr__(self, "stop", tuple(self.stop))
+        _check("temperature", self.temperature, _number(self.temperature, at_least=0), "a number, 0 or above")
         _check(
-            "temperature", self.temperature, _finite(self.temperature) and self.temperature >= 0, "0 or above"
+            "top_k", self.top_k, self.top_k is None or _whole(self.top_k, at_least=1), "1 or above, or None"
         )
-        _check("top_k", self.top_k, self.top_k is None or self.top_k >= 1, "1 or above, or None")
         _check(
-            "top_p", self.top_p, self.top_p is None or 0 < self.top_p <= 1, "above 0 and at most 1, or None"
+            "top_p",
+            self.top_p,
+            self.top_p is None or (_number(self.top_p, at_least=0) and 0 < self.top_p <= 1),
+            "above 0 and at most 1, or None",
         )
-        _check("min_p", self.min_p, self.min_p is None or 0 <= self.min_p <= 1, "between 0 and 1, or None")
+        _check(
+            "min_p",
+            self.min_p,
+            self.min_p is None or (_number(self.min_p, at_least=0) and self.min_p <= 1),
+            "between 0 and 1, or None",
+        )
         _check(
             "repetition_penalty",
             self.repetition_penalty,
-            _finite(self.repetition_penalty) and self.repetition_penalty > 0,
+            _number(self.repetition_penalty, at_least=0) and self.repetition_penalty > 0,
             "above 0; 1.0 changes nothing",
         )
-        _check("max_new_tokens", self.max_new_tokens, self.max_new_tokens >= 1, "1 or above")
-        _check("seed", self.seed, self.seed is None or self.seed >= 0, "0 or above, or None")
+        _check("max_new_tokens", self.max_new_tokens, _whole(self.max_new_tokens, at_least=1), "1 or above")
+        _check("seed", self.seed, self.seed is None or _whole(self.seed, at_least=0), "0 or above, or None")
         _check(
             "stop", self.stop, all(isinstance(text, str) and text for text in self.stop), "non-empty strings"
         )
@@ -54,8 +63,17 @@ class SamplingOptions:
         return self.temperature == 0
 
 
-def _finite(value: float) -> bool:
-    return math.isfinite(value)
+def _number(value: object, *, at_least: float) -> bool:
+    return (
+        isinstance(value, Real)
+        and not isinstance(value, bool)
+        and math.isfinite(value)
+        and float(value) >= at_least
+    )
+
+
+def _whole(value: object, *, at_least: int) -> bool:
+    return isinstance(value, Integral) and not isinstance(value, bool) and int(value) >= at_least
 
 
 def _check(field: str, value: object, allowed: bool, wanted: str) -> None:

@@ -28,8 +28,8 @@ _log = logging.getLogger(__name__)
 class Tokenizer:
     """Encodes and decodes as the checkpoint's own tokenizer does."""
 
-    def __init__(self, file: TokenizerFile) -> None:
-        self._file = file
+    def __init__(self, directory: Path, file: TokenizerFile) -> None:
+        self._directory = directory
         self._backend = _backend(file)
         self._skipped = {token.id for token in file.added if token.special}
 
@@ -66,7 +66,11 @@ class Tokenizer:
 
     def to_json(self) -> str:
         """The tokenizer as the text of a `tokenizer.json`, whatever files it was read from."""
-        return self._file.json_text
+        # Kept as Python objects, Qwen's 150,000 words would take more memory than the library's own copy.
+        file = read_tokenizer_file(self._directory)
+        if file is None:
+            raise TokenizerError(f"the tokenizer files are no longer in {self._directory}: put them back")
+        return file.json_text
 
 
 def load_tokenizer(directory: str | Path) -> Tokenizer | None:
@@ -79,7 +83,7 @@ def load_tokenizer(directory: str | Path) -> Tokenizer | None:
         TokenizerError: a file is broken, or one of the pair is missing.
     """
     file = read_tokenizer_file(Path(directory))
-    return None if file is None else Tokenizer(file)
+    return None if file is None else Tokenizer(Path(directory), file)
 
 
 def resolve_special_tokens(tokenizer: Tokenizer | None, config: ModelConfig) -> SpecialTokens:

@@ -101,6 +101,14 @@ def test_a_folder_that_leads_out_is_refused(root: Path, tmp_path: Path) -> None:
         verify_bundle(root)
 
 
+def test_a_link_in_a_circle_is_a_missing_file(root: Path) -> None:
+    path = root / "fp32/vision.onnx"
+    path.unlink()
+    path.symlink_to(path)
+    with pytest.raises(BundleCorruptError, match=r"fp32/vision\.onnx is missing"):
+        open_bundle(root)
+
+
 def test_a_folder_in_place_of_a_file_is_a_missing_file(root: Path) -> None:
     (root / "chat_template.jinja").unlink()
     (root / "chat_template.jinja").mkdir()
@@ -134,6 +142,9 @@ def test_what_is_no_bundle_is_refused_by_what_it_is(tmp_path: Path) -> None:
         open_bundle(tmp_path / "nowhere")
     with pytest.raises(BundleError, match=r"holds no bundle\.json"):
         open_bundle(tmp_path)
+    (tmp_path / "folder" / "bundle.json").mkdir(parents=True)
+    with pytest.raises(BundleError, match=r"holds no bundle\.json"):
+        open_bundle(tmp_path / "folder")
     file = tmp_path / "file"
     file.touch()
     with pytest.raises(BundleError, match=r"holds no bundle\.json"):
