@@ -20,7 +20,6 @@ Index = npt.NDArray[np.int64]
 
 _VISION = "vision_model.embeddings"
 _DECODER = "language_model.model"
-_BLOCK_BYTES = 64 << 20  # float32 bytes of a source that are in memory at once
 
 
 class TensorSource(Protocol):
@@ -53,6 +52,7 @@ class Matrix:
     inputs: int
     output_order: Index | None = None  # the source row of each output
     input_order: Index | None = None  # the source column of each input
+    block_bytes: int = 64 << 20  # float32 bytes that are in memory at once; a reordered weight is read whole
 
     @property
     def shape(self) -> tuple[int, ...]:
@@ -65,7 +65,7 @@ class Matrix:
             rows = source.read_rows(self.name, 0, self.outputs)[self.output_order]
             yield self._lowered(rows)
             return
-        step = max(1, _BLOCK_BYTES // (4 * self.inputs))
+        step = max(1, self.block_bytes // (4 * self.inputs))
         for start in range(0, self.outputs, step):
             yield self._lowered(source.read_rows(self.name, start, min(start + step, self.outputs)))
 
