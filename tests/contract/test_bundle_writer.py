@@ -164,7 +164,10 @@ def test_killing_an_export_at_any_point_leaves_whole_bundles_only(tmp_path: Path
     target = tmp_path / "x.bundle"
     arguments = [sys.executable, "-c", CHILD, str(Path(__file__).parent), str(golden_tiny), str(target)]
     left_partial = 0
-    for attempt in range(12):
+    # Twelve points of time, and as many more as it takes to hit an export in the middle.
+    for attempt in range(60):
+        if attempt >= 12 and left_partial:
+            break
         with subprocess.Popen(arguments, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL) as child:
             assert child.stdout is not None
             assert child.stdout.readline() == b"ready\n"

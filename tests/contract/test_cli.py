@@ -114,12 +114,12 @@ def test_help_and_version_fit_80_columns() -> None:
     assert neo_edge("--version").stdout == f"neo-edge {__version__}\n"
 
 
-def test_every_verb_of_the_package_has_help_that_fits_80_columns() -> None:
-    for verb in ("demo", "eval", "export", "parity", "run", "verify"):
-        shown = neo_edge(verb, "--help")
-        assert shown.returncode == 0, shown.stderr
-        assert "(cannot be loaded)" not in shown.stdout
-        assert max(map(len, shown.stdout.splitlines())) <= 80
+@pytest.mark.parametrize("verb", ["demo", "eval", "export", "parity", "run", "verify"])
+def test_every_verb_of_the_package_has_help_that_fits_80_columns(verb: str) -> None:
+    shown = neo_edge(verb, "--help")
+    assert shown.returncode == 0, shown.stderr
+    assert "(cannot be loaded)" not in shown.stdout
+    assert max(map(len, shown.stdout.splitlines())) <= 80
 
 
 def test_a_closed_pipe_ends_quietly() -> None:
