@@ -5,11 +5,13 @@ from __future__ import annotations
 import json
 from pathlib import Path
 
+import jinja2
 import pytest
 
 import neo_edge
-from neo_edge.chat_template import CHAT_TEMPLATE_FILE, NEO1_0_JINJA
+from neo_edge.chat_template import CHAT_TEMPLATE_FILE
 from neo_edge.checkpoint import open_checkpoint, resolve_checkpoint
+from neo_edge.prompt import Message, encode_chat
 from neo_edge.tokenizer import load_tokenizer
 
 FOLDERS = sorted((Path(neo_edge.__file__).parent / "checkpoints").glob("*/"))
@@ -51,5 +53,19 @@ def test_its_tokenizer_has_the_special_tokens_that_its_config_names(directory: P
     assert set(ends if isinstance(ends, list) else [ends]) <= set(tokens.eos)
 
 
-def test_its_chat_template_is_the_one_that_prompts_are_written_by(directory: Path) -> None:
-    assert (directory / CHAT_TEMPLATE_FILE).read_text(encoding="utf-8") == NEO1_0_JINJA
+def test_its_chat_template_writes_the_prompts_that_the_runtime_writes(directory: Path) -> None:
+    tokenizer = load_tokenizer(directory)
+    assert tokenizer is not None
+    turns = [Message("user", "Where is it?"), Message("assistant", "Left."), Message("user", "And now?")]
+    template = jinja2.Environment(autoescape=False).from_string(
+        (directory / CHAT_TEMPLATE_FILE).read_text(encoding="utf-8")
+    )
+    rendered = template.render(
+        messages=[
+            {"role": "system", "content": "Look."},
+            *[{"role": turn.role, "content": turn.text} for turn in turns],
+        ],
+        add_generation_prompt=True,
+    )
+    ids = encode_chat(tokenizer, turns, system="Look.")
+    assert tokenizer.decode(ids, skip_special=False) == rendered
