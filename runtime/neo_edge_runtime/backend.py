@@ -26,7 +26,7 @@ class BackendTraits:
     embedding_dtype: np.dtype[np.generic]  # of `inputs_embeds` and visual tokens: float32 or float16
     cache_element_bytes: int  # one number of a key or value cache
     # Buffers of [B, heads, S, T] float32 that one attention holds at once.
-    score_buffers: int
+    score_buffers: float
     # Whether attention also makes one layer's caches anew in float32 (float16 graphs on a CPU).
     widens_cache: bool = False
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+import mmap
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -70,4 +72,13 @@ class HostCache:
 
     def _zeros(self, width: int) -> npt.NDArray[np.generic]:
         shape = (self.batch, self._config.num_kv_heads, self.capacity, width)
-        return np.zeros(shape, self.dtype)
+        return _mapped_zeros(shape, self.dtype)
+
+
+def _mapped_zeros(shape: tuple[int, ...], dtype: np.dtype[np.generic]) -> npt.NDArray[np.generic]:
+    """Zeros in pages of their own: a page costs nothing until it is written, and goes back when the array goes.
+
+    From the C heap, memory of this size often stays with the process.
+    """
+    pages = mmap.mmap(-1, max(1, math.prod(shape) * dtype.itemsize))
+    return np.frombuffer(pages, dtype, count=math.prod(shape)).reshape(shape)

@@ -95,7 +95,7 @@ def prefill_need(
 def attention_bytes(traits: BackendTraits, new_tokens: int, capacity: int) -> int:
     """Scores of one sequence's S new tokens: heads x S x T x 4 bytes a buffer, and the mask."""
     heads = traits.config.decoder.num_heads
-    return (heads * traits.score_buffers + 1) * new_tokens * (capacity + new_tokens) * _FLOAT32
+    return int((heads * traits.score_buffers + 1) * new_tokens * (capacity + new_tokens) * _FLOAT32)
 
 
 def vision_need(traits: BackendTraits, *, patches: int, visual_tokens: int) -> MemoryNeed:

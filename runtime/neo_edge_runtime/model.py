@@ -7,13 +7,12 @@ from typing import TYPE_CHECKING, Literal
 
 from neo_edge.errors import InputError, SessionClosedError
 from neo_edge.protocols import InferenceProtocol, get_protocol
-from neo_edge.tokens import SpecialTokens
 from neo_edge_runtime.chat import Chat
 from neo_edge_runtime.generation import Stream
 from neo_edge_runtime.memory import MemoryBudget
 from neo_edge_runtime.prefill_plan import DEFAULT_CHUNK_TOKENS
 from neo_edge_runtime.preprocessing import PixelLimits
-from neo_edge_runtime.prompt_assembly import PromptAssembly
+from neo_edge_runtime.prompt_assembly import PromptAssembly, text_only_tokens
 from neo_edge_runtime.request import make_request
 from neo_edge_runtime.session import Session
 
@@ -27,6 +26,7 @@ if TYPE_CHECKING:
     from neo_edge.config import ModelConfig
     from neo_edge.options import SamplingOptions
     from neo_edge.tokenizer import Tokenizer
+    from neo_edge.tokens import SpecialTokens
     from neo_edge_runtime.backend import Backend
     from neo_edge_runtime.completion import Completion
     from neo_edge_runtime.image_input import ImageSource
@@ -58,7 +58,7 @@ class Model:
         self._max_context_tokens, self._chunk_tokens = max_context_tokens, chunk_tokens
         self._prompts = PromptAssembly(
             config=config,
-            tokens=tokens or _no_image_tokens(config),
+            tokens=tokens or text_only_tokens(config),
             tokenizer=tokenizer,
             protocol=preset,
             limits=_pixel_limits(preset, config, max_pixels, max_visual_tokens),
@@ -230,12 +230,12 @@ def load(
     """
     from neo_edge.bundle import open_bundle
     from neo_edge.tokenizer import load_tokenizer
-    from neo_edge_runtime.ort_backend import OrtBackend, choose_variant
+    from neo_edge_runtime.ort_backend import OrtBackend, runnable_variants
 
     preset = get_protocol(protocol) if isinstance(protocol, str) else protocol
     bundle = open_bundle(str(path), verify=verify)
     tokenizer = load_tokenizer(bundle.root) if bundle.manifest.tokenizer else None
-    backend = OrtBackend(bundle, variant or choose_variant(bundle), threads=threads)
+    backend = OrtBackend(bundle, variant or runnable_variants(bundle)[0], threads=threads)
     return Model(
         backend,
         tokens=bundle.manifest.special_tokens,
@@ -257,10 +257,3 @@ def _pixel_limits(
     if max_pixels is not None:
         smallest, largest = min(smallest, max_pixels), max_pixels
     return PixelLimits(smallest, largest, max_visual_tokens)
-
-
-def _no_image_tokens(config: ModelConfig) -> SpecialTokens:
-    """Ids that no prompt holds, for a bundle that knows no image tokens: it takes text only."""
-    beyond = config.decoder.vocab_size
-    eos = () if config.eos_token_id is None else (config.eos_token_id,)
-    return SpecialTokens(img_context=beyond, img_start=beyond + 1, img_end=beyond + 2, eos=eos)

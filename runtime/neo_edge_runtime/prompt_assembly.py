@@ -10,6 +10,7 @@ import numpy as np
 
 from neo_edge.errors import PromptError, TokenizerError
 from neo_edge.prompt import Message, encode_chat, encode_followup, place_frames
+from neo_edge.tokens import SpecialTokens
 from neo_edge_runtime.image_input import load_image
 from neo_edge_runtime.preprocessing import size_image
 
@@ -21,7 +22,6 @@ if TYPE_CHECKING:
     from neo_edge.config import ModelConfig
     from neo_edge.protocols import InferenceProtocol
     from neo_edge.tokenizer import Tokenizer
-    from neo_edge.tokens import SpecialTokens
     from neo_edge_runtime.image_input import ImageSource
     from neo_edge_runtime.preprocessing import PixelLimits, SizedImage
     from neo_edge_runtime.video import Frame
@@ -118,3 +118,10 @@ class PromptAssembly:
                 "token for each image), or export a checkpoint directory that holds tokenizer.json"
             )
         return self.tokenizer
+
+
+def text_only_tokens(config: ModelConfig) -> SpecialTokens:
+    """Ids that no prompt holds, for a bundle that knows no image tokens: it takes text only."""
+    beyond = config.decoder.vocab_size
+    eos = () if config.eos_token_id is None else (config.eos_token_id,)
+    return SpecialTokens(img_context=beyond, img_start=beyond + 1, img_end=beyond + 2, eos=eos)
