@@ -66,8 +66,11 @@ class Progress(Generic[T]):
             self._print_line()
 
     def _print_line(self) -> None:
-        of_total = "" if self._total is None else f"/{self._total}"
-        print(f"{self._description}: {self._done}{of_total} {self._unit}", file=self._stream, flush=True)
+        counts = [str(count) for count in (self._done, self._total) if count is not None]
+        if self._unit == "B":
+            counts = [tqdm.format_sizeof(float(count)) for count in counts]
+        text = f"{self._description}: {'/'.join(counts)} {self._unit}"
+        print(text, file=self._stream, flush=True)
         self._printed = self._done
         self._next_line_s = time.monotonic() + _LINE_EVERY_S
 

@@ -26,10 +26,10 @@ def test_a_generator_has_no_total() -> None:
 
 def test_units_are_counted_by_hand() -> None:
     log = io.StringIO()
-    with progress(10, "hashing", "B", stream=log) as bar:
-        bar.update(4)
-        bar.update(6)
-    assert log.getvalue() == "hashing: 10/10 B\n"
+    with progress(3_000_000, "hashing", "B", stream=log) as bar:
+        bar.update(1_000_000)
+        bar.update(500_000)
+    assert log.getvalue() == "hashing: 1.50M/3.00M B\n"
 
 
 def test_work_that_fails_claims_no_end() -> None:
