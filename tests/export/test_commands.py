@@ -1,0 +1,63 @@
+"""`neo-edge export` as a user calls it."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from synthetic_checkpoint import golden_tensors, write_checkpoint
+
+from neo_edge.bundle import verify_bundle
+from neo_edge.cli import main
+
+
+def test_it_prints_the_largest_differences(
+    golden_tiny: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main(["export", str(golden_tiny), "-o", str(tmp_path / "out"), "--ops", "portable"]) == 0
+    printed = capsys.readouterr()
+    for kind in ("visual tokens", "whole prefill", "chunked prefill", "decode"):
+        assert f"fp32-portable  {kind}" in printed.out
+    assert f"wrote {tmp_path / 'out'}" in printed.out
+    assert "tracing" in printed.err
+    verify_bundle(tmp_path / "out")
+
+
+def test_json_is_all_that_stands_on_standard_output(
+    golden_tiny: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    arguments = ["export", str(golden_tiny), "-o", str(tmp_path / "out"), "--verify-layers", "2", "--json"]
+    assert main(arguments) == 0
+    printed = json.loads(capsys.readouterr().out)
+    assert printed["verification"]["fp32"]["layers_at_once"] == 2
+    assert printed["verification"]["fp32"]["checks"]["decode"]["largest"] < 1e-4
+
+
+def test_a_failed_export_exits_1_and_leaves_nothing(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    tensors = golden_tensors()
+    tensors["language_model.lm_head.weight"][0, 0] = 1e6
+    folder = write_checkpoint(tmp_path / "checkpoint", tensors)
+    assert main(["export", str(folder), "-o", str(tmp_path / "out"), "--precision", "fp16"]) == 1
+    assert "error: the weight lm_head.weight reaches 1e+06" in capsys.readouterr().err
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["checkpoint"]
+
+
+@pytest.mark.parametrize(
+    "wrong", [["--precision", "int3"], ["--verify-layers", "0"], ["--verify-layers", "many"]]
+)
+def test_wrong_arguments_exit_2(wrong: list[str], tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit) as raised:
+        main(["export", "somewhere", "-o", str(tmp_path / "out"), *wrong])
+    assert raised.value.code == 2
+    assert wrong[0] in capsys.readouterr().err
+
+
+def test_the_command_is_declared_without_loading_torch() -> None:
+    code = "import sys, neo_edge_export.commands; print(*sorted({'torch', 'onnx', 'onnxruntime'} & set(sys.modules)))"
+    run = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert run.stdout.strip() == ""
