@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
-from neo_edge_runtime.chat import Chat
-from neo_edge_runtime.completion import Completion, StopReason, Usage
-from neo_edge_runtime.generation import Stream
-from neo_edge_runtime.model import Model, load
-from neo_edge_runtime.session import Checkpoint, Session
-from neo_edge_runtime.video import Frame
+import importlib
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from neo_edge_runtime.chat import Chat
+    from neo_edge_runtime.completion import Completion, StopReason, Usage
+    from neo_edge_runtime.generation import Stream
+    from neo_edge_runtime.model import Model, load
+    from neo_edge_runtime.session import Checkpoint, Session
+    from neo_edge_runtime.video import Frame
 
 __all__ = [
     "Chat",
@@ -21,3 +25,29 @@ __all__ = [
     "Usage",
     "load",
 ]
+
+# Looked up when first used: the command line imports this package for its verbs' arguments alone.
+_HOMES = {
+    "Chat": "chat",
+    "Checkpoint": "session",
+    "Completion": "completion",
+    "Frame": "video",
+    "Model": "model",
+    "Session": "session",
+    "StopReason": "completion",
+    "Stream": "generation",
+    "Usage": "completion",
+    "load": "model",
+}
+
+
+def __getattr__(name: str) -> object:
+    if name not in _HOMES:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    value: object = getattr(importlib.import_module(f"{__name__}.{_HOMES[name]}"), name)
+    globals()[name] = value
+    return value
+
+
+def __dir__() -> list[str]:
+    return sorted(__all__)

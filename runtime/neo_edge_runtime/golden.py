@@ -104,12 +104,14 @@ def read_golden(path: str | os.PathLike[str], config: ModelConfig) -> GoldenCase
 
 def _load(path: Path) -> dict[str, npt.NDArray[np.generic]]:
     try:
-        with path.open("rb") as file, np.load(file, allow_pickle=False) as archive:
+        with path.open("rb") as file:
+            archive = np.load(file, allow_pickle=False)
             if not isinstance(archive, np.lib.npyio.NpzFile):
                 raise InputError(
                     f"{path} is a single array, not an .npz archive: make it again (docs/parity.md)"
                 )
-            arrays = {name: archive[name] for name in archive.files}
+            with archive:
+                arrays = {name: archive[name] for name in archive.files}
     except _READING_ERRORS as error:
         if isinstance(error, InputError):
             raise

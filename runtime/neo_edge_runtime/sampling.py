@@ -6,6 +6,7 @@ partition and not a sort.
 
 from __future__ import annotations
 
+import math
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -63,10 +64,12 @@ def distribution(
     candidates = _top_k(scores, options.top_k)
     if options.top_p is not None and options.top_p < 1:
         candidates = _top_p(scores, candidates, options.top_p)
-    probabilities = _softmax(scores[candidates])
-    if options.min_p is not None:
-        kept = probabilities >= options.min_p * probabilities.max()
-        candidates, probabilities = candidates[kept], probabilities[kept]
+    kept = scores[candidates]
+    if options.min_p:
+        # p >= min_p * p_max, without the exponentials of those that go
+        likely = kept >= kept.max() + math.log(options.min_p)
+        candidates, kept = candidates[likely], kept[likely]
+    probabilities = _weights(kept).astype(np.float64)
     return candidates, probabilities / probabilities.sum()
 
 
@@ -81,22 +84,24 @@ def _top_p(
     scores: npt.NDArray[np.float32], candidates: npt.NDArray[np.int64], p: float
 ) -> npt.NDArray[np.int64]:
     """The fewest likeliest candidates that reach p; at least one."""
-    probabilities = _softmax(scores[candidates])
+    weights = _weights(scores[candidates])
+    reaching = p * float(weights.sum(dtype=np.float64))
     for looked_at in (_FIRST_LOOK, len(candidates)):
         if looked_at < len(candidates):
-            likeliest = np.argpartition(probabilities, len(candidates) - looked_at)[-looked_at:]
+            least = np.partition(weights, len(weights) - looked_at)[len(weights) - looked_at]
+            likeliest = np.flatnonzero(weights >= least)
         else:
             likeliest = np.arange(len(candidates))
-        likeliest = likeliest[np.argsort(-probabilities[likeliest], kind="stable")]
-        reached = np.cumsum(probabilities[likeliest])
-        if reached[-1] >= p:
+        likeliest = likeliest[np.argsort(-weights[likeliest], kind="stable")]
+        reached = np.cumsum(weights[likeliest], dtype=np.float64)
+        if reached[-1] >= reaching:
             break
     # A token goes when it and all less likely ones together make at most 1 - p; that is, when those before it reach p.
     before = np.concatenate([[0.0], reached[:-1]])
-    return candidates[likeliest[before < p]]
+    return candidates[likeliest[before < reaching]]
 
 
-def _softmax(scores: npt.NDArray[np.float32]) -> npt.NDArray[np.float64]:
-    weights = np.exp(scores.astype(np.float64) - float(scores.max()))
-    total: npt.NDArray[np.float64] = weights / weights.sum()
-    return total
+def _weights(scores: npt.NDArray[np.float32]) -> npt.NDArray[np.float32]:
+    """Probabilities but for their common factor; the likeliest has 1."""
+    weights: npt.NDArray[np.float32] = np.exp(scores - scores.max())
+    return weights

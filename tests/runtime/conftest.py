@@ -1,5 +1,8 @@
 from __future__ import annotations
 
+import shutil
+from pathlib import Path
+
 import pytest
 from byte_tokenizer import write_byte_tokenizer
 from numpy_backend import NumpyBackend
@@ -25,3 +28,20 @@ def tokenizer(tmp_path_factory: pytest.TempPathFactory) -> Tokenizer:
 @pytest.fixture(params=CASES)
 def golden(request: pytest.FixtureRequest) -> Golden:
     return read_golden(request.param)
+
+
+@pytest.fixture(scope="session")
+def tiny_bundle(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The golden tiny checkpoint, given a tokenizer, in all four variants; exported once."""
+    import torch
+
+    from neo_edge_export.bundle_export import ExportOptions, export_bundle
+
+    torch.set_num_threads(1)
+    checkpoint = tmp_path_factory.mktemp("checkpoints")
+    for name in ("config.json", "model.safetensors"):
+        shutil.copyfile(GOLDEN / name, checkpoint / name)
+    write_byte_tokenizer(checkpoint)
+    target = tmp_path_factory.mktemp("bundles") / "tiny"
+    export_bundle(checkpoint, target, ExportOptions(precisions=("fp32", "fp16"), ops=("modern", "portable")))
+    return target

@@ -1,0 +1,90 @@
+"""The portable profile under onnxruntime 1.23.2, the newest that Python 3.10 on JetPack 6 has.
+
+NEO_EDGE_ORT_123 names a folder with that package (pip install --no-deps --target FOLDER onnxruntime==1.23.2).
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+import neo_edge
+from neo_edge.checkpoint import resolve_checkpoint
+from neo_edge.errors import CheckpointError
+
+FOLDER = os.environ.get("NEO_EDGE_ORT_123")
+
+_ASK = """
+import json, sys
+import numpy as np, onnxruntime, neo_edge
+picture = np.random.default_rng(0).integers(0, 256, (96, 128, 3)).astype(np.uint8)
+with neo_edge.load(sys.argv[1], threads=1, max_pixels=96 * 128) as model:
+    options = neo_edge.SamplingOptions(max_new_tokens=12)
+    answer = model.generate("What is left of the red ball?", [picture], options=options)
+    chat = model.chat()
+    chat.send("What is left of the red ball?", [picture], options=options)
+    again = chat.send("And right?", options=options)
+print(json.dumps([onnxruntime.__version__, answer.token_ids, again.token_ids, chat.session.length]))
+"""
+
+
+@pytest.fixture(scope="module")
+def portable_bundle(tiny_bundle: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The shipped nano checkpoint, or the tiny one while there is none."""
+    try:
+        checkpoint = resolve_checkpoint("neo-ov-nano")
+    except CheckpointError:
+        return tiny_bundle
+    from neo_edge_export.bundle_export import ExportOptions, export_bundle
+
+    target = tmp_path_factory.mktemp("old") / "nano"
+    export_bundle(checkpoint, target, ExportOptions(ops=("portable",)))
+    return target
+
+
+@pytest.mark.skipif(not FOLDER, reason="NEO_EDGE_ORT_123 names no folder with onnxruntime 1.23.2")
+def test_the_portable_bundle_answers_alike_under_onnxruntime_1_23(portable_bundle: Path) -> None:
+    old = ask(portable_bundle, [str(FOLDER)])
+    assert old[0] == "1.23.2"
+    picture = np.random.default_rng(0).integers(0, 256, (96, 128, 3)).astype(np.uint8)
+    options = neo_edge.SamplingOptions(max_new_tokens=12)
+    with neo_edge.load(portable_bundle, variant="fp32-portable", threads=1, max_pixels=96 * 128) as model:
+        answer = model.generate("What is left of the red ball?", [picture], options=options)
+        chat = model.chat()
+        chat.send("What is left of the red ball?", [picture], options=options)
+        again = chat.send("And right?", options=options)
+    assert old[1:] == [list(answer.token_ids), list(again.token_ids), chat.session.length]
+
+
+@pytest.mark.skipif(not FOLDER, reason="NEO_EDGE_ORT_123 names no folder with onnxruntime 1.23.2")
+def test_golden_files_are_met_under_onnxruntime_1_23(tiny_bundle: Path) -> None:
+    golden = sorted((Path(__file__).parents[1] / "golden" / "tiny").glob("*.npz"))
+    code = "import sys; from neo_edge.cli import main; sys.exit(main(sys.argv[1:]))"
+    found = call(
+        code, ["parity", str(tiny_bundle), *map(str, golden), "--threads", "1", "--json"], [str(FOLDER)]
+    )
+    variants = json.loads(found)["variants"]
+    # The modern variants need a newer one, and are left out.
+    assert list(variants) == ["fp32-portable", "fp16-portable"]
+    assert all(variant["passed"] for variant in variants.values())
+
+
+def ask(bundle: Path, folders: list[str]) -> list[object]:
+    answer: list[object] = json.loads(call(_ASK, [str(bundle)], folders).splitlines()[-1])
+    return answer
+
+
+def call(code: str, arguments: list[str], folders: list[str]) -> str:
+    """Standard output of a new interpreter that looks for packages in `folders` first."""
+    paths = [*folders, *filter(None, os.environ.get("PYTHONPATH", "").split(os.pathsep))]
+    environment = {**os.environ, "PYTHONPATH": os.pathsep.join(paths)}
+    command = [sys.executable, "-c", code, *arguments]
+    done = subprocess.run(command, capture_output=True, text=True, check=False, env=environment)
+    assert done.returncode == 0, done.stderr
+    return done.stdout
