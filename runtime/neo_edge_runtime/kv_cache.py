@@ -8,6 +8,8 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from neo_edge.errors import MemoryBudgetError
+
 if TYPE_CHECKING:
     import numpy.typing as npt
 
@@ -52,11 +54,17 @@ class HostCache:
 
     def grow(self, capacity: int, *, length: int) -> None:
         """Moves into larger arrays layer by layer, so that only one layer exists twice at a time."""
-        self.capacity = capacity
-        for arrays in (self.keys, self.values):
-            for layer, old in enumerate(arrays):
-                arrays[layer] = self._zeros(old.shape[-1])
-                arrays[layer][:, :, :length] = old[:, :, :length]
+        before, self.capacity = self.capacity, capacity
+        try:
+            # Pages that nobody has written yet cost nothing, so all layers' can be had before any is moved.
+            new = [[self._zeros(old.shape[-1]) for old in arrays] for arrays in (self.keys, self.values)]
+        except MemoryBudgetError:
+            self.capacity = before
+            raise
+        for arrays, larger in zip((self.keys, self.values), new, strict=True):
+            for layer, target in enumerate(larger):
+                target[:, :, :length] = arrays[layer][:, :, :length]
+                arrays[layer] = target
 
     def copy(self, *, length: int, capacity: int) -> HostCache:
         """Another cache with the first `length` positions of this one."""
@@ -80,5 +88,11 @@ def _mapped_zeros(shape: tuple[int, ...], dtype: np.dtype[np.generic]) -> npt.ND
 
     From the C heap, memory of this size often stays with the process.
     """
-    pages = mmap.mmap(-1, max(1, math.prod(shape) * dtype.itemsize))
+    size = max(1, math.prod(shape) * dtype.itemsize)
+    try:
+        pages = mmap.mmap(-1, size)
+    except OSError as error:
+        raise MemoryBudgetError(
+            f"the system refused {size / 2**20:.1f} MiB for one layer's cache ({error}): close sessions or free memory"
+        ) from error
     return np.frombuffer(pages, dtype, count=math.prod(shape)).reshape(shape)

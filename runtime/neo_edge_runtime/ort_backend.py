@@ -74,10 +74,10 @@ class OrtBackend:
         self._decoder: OrtDecoder | None = OrtDecoder(
             ort, self._open(bundle, variant.decoder), config.decoder, cache_dtype, portable, self._errors
         )
-        self._table = _map_table(bundle, variant)
+        self._table: npt.NDArray[np.generic] | None = _map_table(bundle, variant)
         self._traits = BackendTraits(
             config=config,
-            embedding_dtype=self._table.dtype,
+            embedding_dtype=np.dtype(variant.token_embedding.dtype),
             cache_element_bytes=cache_dtype.itemsize,
             score_buffers=_SCORE_BUFFERS[variant.ops, variant.cache_dtype],
             widens_cache=cache_dtype == np.float16,
@@ -91,6 +91,8 @@ class OrtBackend:
     @property
     def token_embedding(self) -> npt.NDArray[np.generic]:
         """[V, hidden], mapped from the bundle."""
+        if self._table is None:
+            raise _closed()
         return self._table
 
     def encode_patches(
@@ -100,7 +102,7 @@ class OrtBackend:
         if self._vision is None:
             raise _closed()
         if not len(patches):
-            return np.zeros((0, self._table.shape[1]), self._table.dtype)
+            return np.zeros((0, self._traits.config.decoder.hidden_size), self._traits.embedding_dtype)
         try:
             outputs: list[npt.NDArray[np.generic]] = self._vision.run(
                 ["visual_tokens"], {"patches": patches, "patch_xy": patch_xy}
@@ -116,9 +118,8 @@ class OrtBackend:
         return OrtDecoderState.empty(self._decoder, batch=batch, capacity=capacity)
 
     def close(self) -> None:
-        """Drops both graphs; sessions that are still open keep what they use until they close."""
-        self._vision = self._decoder = None
-        self._table = self._table[:0]
+        """Drops both graphs and the table; a session that is still open can only be closed."""
+        self._vision = self._decoder = self._table = None
 
     def _open(self, bundle: Bundle, relative: str) -> Any:  # onnxruntime has no types
         options = self._ort.SessionOptions()

@@ -15,7 +15,7 @@ from neo_edge.bundle import open_bundle
 from neo_edge.errors import BackendError, BundleError, InputError, MemoryBudgetError, SessionClosedError
 from neo_edge.options import SamplingOptions
 from neo_edge.protocols import get_protocol
-from neo_edge_runtime import Model, Session, load, ort_backend
+from neo_edge_runtime import Model, Session, kv_cache, load, ort_backend
 from neo_edge_runtime.backend import DecoderInputs
 from neo_edge_runtime.golden import read_golden as read_case
 from neo_edge_runtime.kv_cache import HostCache
@@ -250,8 +250,12 @@ def test_inputs_that_the_graph_refuses_are_a_typed_error(backend: OrtBackend) ->
 
 def test_a_closed_model_refuses(tiny_bundle: Path) -> None:
     model = load(tiny_bundle, threads=1)
-    backend = model._backend
+    backend, session = model._backend, model.session()
+    append_text(session, [1, 2])
     model.close()
+    with pytest.raises(SessionClosedError, match="load the bundle again"):
+        session.decode(1)
+    session.close()
     with pytest.raises(SessionClosedError):
         backend.new_state(batch=1, capacity=8)
     with pytest.raises(SessionClosedError):
@@ -271,3 +275,24 @@ def test_a_closed_sessions_pages_go_back_to_the_system(backend: OrtBackend) -> N
         mapped.close()  # type: ignore[union-attr]
     del array, pages
     mapped.close()  # type: ignore[union-attr]
+
+
+def test_a_cache_that_the_system_cannot_give_is_refused_and_nothing_changes(
+    backend: OrtBackend, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    session = Session(backend)
+    append_text(session, [5] * 256)
+    expected = session.fork().decode(3)
+    calls = []
+
+    def refusing(_: int, size: int) -> object:
+        calls.append(size)
+        raise OSError(12, "Cannot allocate memory")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(kv_cache.mmap, "mmap", refusing)
+        with pytest.raises(MemoryBudgetError, match="the system refused"):
+            session.decode(3)
+    assert len(calls) == 1
+    assert (session.length, session.capacity) == (256, 256)
+    assert np.array_equal(session.decode(3), expected)
