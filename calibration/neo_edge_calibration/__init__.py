@@ -1,0 +1,1 @@
+"""Data sources, scoring and evaluation; needs no torch."""

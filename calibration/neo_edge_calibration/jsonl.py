@@ -1,0 +1,119 @@
+"""Questions of the user's own, one JSON object a line.
+
+    {"question": "How many cups?", "kind": "number", "answer": "3", "images": ["kitchen.jpg"]}
+    {"question": "Where is the cup?", "kind": "choice", "choices": ["left", "right"], "answer": "B", "images": [...]}
+
+`kind` is choice, number, box or text; for a video `times_s` gives a time to each image. Optional: `family` (the
+group it is scored in, else its kind), `duration_s` and `fps`. Pictures are found relative to the file.
+"""
+
+from __future__ import annotations
+
+import json
+import string
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any, cast
+
+from PIL import Image, ImageOps, UnidentifiedImageError
+
+from neo_edge.errors import ImageError, InputError
+from neo_edge_calibration.question import Kind, Question
+
+KINDS = ("choice", "number", "text", "box", "time")
+# The instruction that NEO-ov's evaluation puts behind multiple-choice questions.
+CHOICE_INSTRUCTION = "\nAnswer with the option's letter from the given choices directly."
+_FIELDS = {"question", "kind", "answer", "images", "choices", "family", "times_s", "duration_s", "fps"}
+
+
+def read_questions(path: Path) -> Iterator[Question]:
+    """The questions of a JSONL file, read as they are needed.
+
+    Raises:
+        InputError: the file cannot be read, or a line is no question; the message has the line's number.
+        ImageError: a picture is missing or broken.
+    """
+    try:
+        lines = path.read_text(encoding="utf-8").splitlines()
+    except (OSError, UnicodeDecodeError) as error:
+        raise InputError(
+            f"{path} cannot be read ({error}): give a UTF-8 file with one JSON object a line"
+        ) from error
+    if not any(line.strip() for line in lines):
+        raise InputError(f"{path} holds no questions: write one JSON object a line")
+    for number, line in enumerate(lines, 1):
+        if line.strip():
+            yield _question(line, f"{path}, line {number}", path.parent)
+
+
+def _question(line: str, where: str, folder: Path) -> Question:
+    try:
+        raw = json.loads(line)
+    except (json.JSONDecodeError, RecursionError) as error:
+        raise InputError(f"{where}: not JSON ({error})") from error
+    if not isinstance(raw, dict) or not {"question", "kind", "answer"} <= raw.keys() <= _FIELDS:
+        found = sorted(raw) if isinstance(raw, dict) else type(raw).__name__
+        raise InputError(
+            f"{where}: found {found}; an object with question, kind and answer is needed, and may have "
+            f"{', '.join(sorted(_FIELDS - {'question', 'kind', 'answer'}))}"
+        )
+    kind, choices = raw["kind"], _strings(raw, "choices", where)
+    if kind not in KINDS:
+        raise InputError(f"{where}: kind is {kind!r}; use one of {', '.join(KINDS)}")
+    if (kind == "choice") != bool(choices) or len(choices) > len(string.ascii_uppercase):
+        raise InputError(
+            f"{where}: a choice needs 1 to 26 choices, and only a choice has them; found {len(choices)}"
+        )
+    times = raw.get("times_s")
+    images = _strings(raw, "images", where)
+    if times is not None and not (_numbers(times) and len(times) == len(images)):
+        raise InputError(
+            f"{where}: times_s must be one number of seconds for each of the {len(images)} images"
+        )
+    if kind == "time" and times is None:
+        raise InputError(f"{where}: a question about a time needs times_s")
+    for field in ("question", "answer", "family"):
+        if not isinstance(raw.get(field, ""), str):
+            raise InputError(f"{where}: {field} is {raw[field]!r}; write it as text")
+    options = "".join(
+        f"\n{letter}. {choice}" for letter, choice in zip(string.ascii_uppercase, choices, strict=False)
+    )
+    return Question(
+        family=str(raw.get("family", kind)),
+        kind=cast("Kind", kind),
+        prompt=raw["question"] + (options + CHOICE_INSTRUCTION if options else ""),
+        answer=raw["answer"],
+        images=tuple(_picture(folder / name, where) for name in images),
+        times_s=None if times is None else tuple(float(time) for time in times),
+        duration_s=_optional_number(raw, "duration_s", where),
+        fps=_optional_number(raw, "fps", where),
+        choices=choices,
+    )
+
+
+def _picture(path: Path, where: str) -> Image.Image:
+    try:
+        with Image.open(path) as opened:
+            return ImageOps.exif_transpose(opened).convert("RGB")
+    except (OSError, UnidentifiedImageError, Image.DecompressionBombError, SyntaxError, ValueError) as error:
+        raise ImageError(f"{where}: {path} is no picture that can be read ({error})") from error
+
+
+def _strings(raw: dict[str, Any], field: str, where: str) -> tuple[str, ...]:
+    value = raw.get(field, [])
+    if not isinstance(value, list) or not all(isinstance(item, str) for item in value):
+        raise InputError(f"{where}: {field} is {value!r}; write a list of texts")
+    return tuple(value)
+
+
+def _numbers(value: object) -> bool:
+    return isinstance(value, list) and all(
+        isinstance(i, int | float) and not isinstance(i, bool) for i in value
+    )
+
+
+def _optional_number(raw: dict[str, Any], field: str, where: str) -> float | None:
+    value = raw.get(field)
+    if value is not None and not _numbers([value]):
+        raise InputError(f"{where}: {field} is {value!r}; write a number")
+    return None if value is None else float(value)

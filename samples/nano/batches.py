@@ -1,0 +1,210 @@
+"""Turns questions into padded batches of token ids and packed patches, in processes beside the training."""
+
+from __future__ import annotations
+
+import multiprocessing
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from multiprocessing.queues import Queue
+from pathlib import Path
+from queue import Full
+from random import Random
+
+import numpy as np
+import numpy.typing as npt
+from PIL import Image
+
+from neo_edge.patch_grid import PatchGrid, pack_order, packed_patch_xy, smart_resize
+from neo_edge.positions import layout
+from neo_edge.prompt import Message, encode_chat, place_frames
+from neo_edge.tokenizer import load_tokenizer
+from neo_edge.tokens import IM_END, IMG_CONTEXT, IMG_END, IMG_START, SpecialTokens
+from neo_edge_calibration.question import Question
+from neo_edge_calibration.scenes import make_question
+
+PATCH, TOKEN = 16, 32  # pixels
+MIN_PIXELS, MAX_PIXELS = 96 * 96, 320 * 320  # what the nano model sees; written into its config
+POOL = 384  # samples that are sorted by length together
+SYSTEM_SHARE = 0.15  # of the samples that carry upstream's system prompt
+
+
+@dataclass(frozen=True)
+class Sample:
+    """One encoded question with its answer."""
+
+    family: str
+    ids: npt.NDArray[np.int64]  # [S]
+    position_ids: npt.NDArray[np.int32]  # [3, S]
+    is_visual: npt.NDArray[np.bool_]  # [S]
+    weight: npt.NDArray[np.float32]  # [S], of predicting this token; 0 for the prompt
+    patches: npt.NDArray[np.uint8]  # [P, 768], packed order
+    xy: npt.NDArray[np.int32]  # [P, 2]
+
+
+@dataclass(frozen=True)
+class Batch:
+    """Samples padded to one length; the patches of all pictures in one matrix."""
+
+    families: tuple[str, ...]
+    ids: npt.NDArray[np.int64]  # [B, S]
+    position_ids: npt.NDArray[np.int64]  # [B, 3, S]
+    is_visual: npt.NDArray[np.bool_]  # [B, S]
+    weight: npt.NDArray[np.float32]  # [B, S]
+    patches: npt.NDArray[np.uint8]  # [P, 768]
+    xy: npt.NDArray[np.int32]  # [P, 2]
+    next_index: int  # samples drawn so far, to resume from
+
+
+class Encoder:
+    """Writes NEO-ov's conversation template around a question, as the runtime does."""
+
+    def __init__(self, folder: Path) -> None:
+        tokenizer = load_tokenizer(folder)
+        assert tokenizer is not None, folder
+        self._tokenizer = tokenizer
+        self._tokens = SpecialTokens(
+            img_context=tokenizer.special_id(IMG_CONTEXT),
+            img_start=tokenizer.special_id(IMG_START),
+            img_end=tokenizer.special_id(IMG_END),
+            eos=(tokenizer.special_id(IM_END),),
+        )
+
+    def sample(self, question: Question, rng: Random) -> Sample:
+        """Encodes prompt and response; system prompt and style of several pictures vary as upstream's do."""
+        cut = [cut_patches(image) for image in question.images]
+        grids = [grid for grid, _ in cut]
+        text = question.prompt
+        if question.times_s is not None:
+            text = place_frames(text, question.times_s, duration_s=question.duration_s, fps=question.fps)
+        ids = encode_chat(
+            self._tokenizer,
+            [Message("user", text, images=len(grids))],
+            [grid.visual_tokens for grid in grids],
+            system="Reason step by step." if rng.random() < SYSTEM_SHARE else "",
+            style="numbered" if rng.random() < 0.5 else "inline",
+        )
+        steps, mark, answer = question.response.partition("\nAnswer: ")
+        response, final = self._tokenizer.encode(steps), self._tokenizer.encode(mark + answer)
+        end = [self._tokenizer.special_id(IM_END), *self._tokenizer.encode("\n")]
+        weight = [0.0] * len(ids) + [1.0] * len(response) + [2.0] * len(final) + [1.0] * len(end)
+        ids += response + final + end
+        placed = layout(ids, grids, self._tokens)
+        return Sample(
+            question.family,
+            np.asarray(ids, np.int64),
+            placed.position_ids,
+            placed.is_visual,
+            np.asarray(weight, np.float32),
+            np.concatenate([patches for _, patches in cut]),
+            packed_patch_xy(grids),
+        )
+
+
+def cut_patches(image: Image.Image) -> tuple[PatchGrid, npt.NDArray[np.uint8]]:
+    """The picture resized as upstream does, as [P, 768] uint8 in packed order."""
+    height, width = smart_resize(
+        image.height, image.width, token_size=TOKEN, min_pixels=MIN_PIXELS, max_pixels=MAX_PIXELS
+    )
+    pixels = np.asarray(image.resize((width, height), Image.Resampling.BICUBIC))
+    grid = PatchGrid.from_pixels(height, width, patch_size=PATCH)
+    rows = pixels.reshape(grid.rows, PATCH, grid.cols, PATCH, 3).transpose(0, 2, 4, 1, 3)
+    return grid, rows.reshape(grid.patches, -1)[pack_order(grid)]
+
+
+def collate(samples: list[Sample], next_index: int, pad_to: int = 32) -> Batch:
+    """Pads on the right; padding is causal text of weight 0, which no real token sees."""
+    longest = max(len(sample.ids) for sample in samples)
+    size = -(-longest // pad_to) * pad_to
+    ids = np.zeros((len(samples), size), np.int64)
+    positions = np.zeros((len(samples), 3, size), np.int64)
+    positions[:, 0] = np.arange(size) + 1_000_000  # a t of its own: not within any picture
+    is_visual = np.zeros((len(samples), size), np.bool_)
+    weight = np.zeros((len(samples), size), np.float32)
+    for row, sample in enumerate(samples):
+        length = len(sample.ids)
+        ids[row, :length], is_visual[row, :length] = sample.ids, sample.is_visual
+        positions[row, :, :length], weight[row, :length] = sample.position_ids, sample.weight
+    return Batch(
+        tuple(sample.family for sample in samples),
+        ids,
+        positions,
+        is_visual,
+        weight,
+        np.concatenate([sample.patches for sample in samples]),
+        np.concatenate([sample.xy for sample in samples]),
+        next_index,
+    )
+
+
+def draw_family(index: int, seed: str, mix: Mapping[str, float]) -> str:
+    """The family of the index-th sample of a seed."""
+    return Random(f"{seed}:{index}").choices(list(mix), weights=list(mix.values()))[0]
+
+
+def batches(
+    tokenizer: Path, seed: str, start: int, mix: Mapping[str, float], tokens_per_batch: int, stride: int = 1
+) -> Iterator[Batch]:
+    """Endless batches of about `tokens_per_batch` padded tokens, each of samples of like length."""
+    encoder, index = Encoder(tokenizer), start
+    while True:
+        pool: list[Sample] = []
+        for _ in range(POOL):
+            family = draw_family(index, seed, mix)
+            pool.append(encoder.sample(make_question(family, seed, index), Random(f"{seed}|{index}")))
+            index += stride
+        pool.sort(key=lambda sample: len(sample.ids))
+        groups: list[list[Sample]] = [[]]
+        for sample in pool:
+            if (len(groups[-1]) + 1) * len(sample.ids) > tokens_per_batch:
+                groups.append([])
+            groups[-1].append(sample)
+        Random(index).shuffle(groups)
+        for group in groups:
+            yield collate(group, index)
+
+
+class Feeder:
+    """`batches` from a process of its own."""
+
+    def __init__(
+        self,
+        tokenizer: Path,
+        seed: str,
+        start: int,
+        mix: Mapping[str, float],
+        tokens: int,
+        rank: int = 0,
+        ranks: int = 1,
+    ) -> None:
+        context = multiprocessing.get_context("spawn")
+        self._queue: Queue[Batch] = context.Queue(maxsize=24)
+        arguments = (self._queue, tokenizer, seed, start + rank, dict(mix), tokens, ranks)
+        self._process = context.Process(target=_feed, args=arguments, daemon=True)
+        self._process.start()
+
+    def __next__(self) -> Batch:
+        return self._queue.get()
+
+    def close(self) -> None:
+        self._process.terminate()
+
+
+def _feed(
+    queue: Queue[Batch],
+    tokenizer: Path,
+    seed: str,
+    start: int,
+    mix: dict[str, float],
+    tokens: int,
+    stride: int,
+) -> None:
+    parent = multiprocessing.parent_process()
+    for batch in batches(tokenizer, seed, start, mix, tokens, stride):
+        while parent is not None and parent.is_alive():  # a killed training leaves nothing behind
+            try:
+                queue.put(batch, timeout=5)
+                break
+            except Full:
+                continue
+        else:
+            return
