@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import shutil
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from pathlib import Path
 
@@ -296,3 +297,16 @@ def test_a_cache_that_the_system_cannot_give_is_refused_and_nothing_changes(
     assert len(calls) == 1
     assert (session.length, session.capacity) == (256, 256)
     assert np.array_equal(session.decode(3), expected)
+
+
+def test_threads_that_share_a_model_get_the_answers_they_would_get_alone(tiny_bundle: Path) -> None:
+    options = SamplingOptions(max_new_tokens=20)
+    prompts = [[index + 1, index + 2, index + 3] for index in range(8)]
+    with load(tiny_bundle, threads=1) as model:
+        alone = [model.generate(prompt, options=options).token_ids for prompt in prompts]
+        with ThreadPoolExecutor(4) as pool:
+            together = list(
+                pool.map(lambda prompt: model.generate(prompt, options=options).token_ids, prompts)
+            )
+    assert together == alone
+    assert len(set(alone)) == len(alone)
