@@ -219,15 +219,18 @@ class Attention(nn.Module):
         self.k_proj_hw = nn.Linear(width, config.num_kv_heads * d, bias=False)
         self.v_proj = nn.Linear(width, config.num_kv_heads * d, bias=False)
         self.o_proj = nn.Linear(config.num_heads * d, width, bias=False)
-        for side in ("q", "k"):
-            for name, size in (("norm", d), ("norm_h", d // 2), ("norm_w", d // 2)):
-                self.add_module(f"{side}_{name}", RMSNorm(size, config.rms_norm_eps))
+        eps = config.rms_norm_eps
+        self.q_norm, self.k_norm = RMSNorm(d, eps), RMSNorm(d, eps)
+        self.q_norm_h, self.k_norm_h = RMSNorm(d // 2, eps), RMSNorm(d // 2, eps)
+        self.q_norm_w, self.k_norm_w = RMSNorm(d // 2, eps), RMSNorm(d // 2, eps)
 
     def forward(
         self, hidden: Tensor, rotations: Sequence[Rotation], allow: Tensor, cache: KeyValueCache | None
     ) -> Tensor:
-        query = self._thw("q", hidden, rotations)
-        key = self._thw("k", hidden, rotations)
+        query_norms = (self.q_norm, self.q_norm_h, self.q_norm_w)
+        key_norms = (self.k_norm, self.k_norm_h, self.k_norm_w)
+        query = self._thw(self.q_proj(hidden), self.q_proj_hw(hidden), query_norms, rotations)
+        key = self._thw(self.k_proj(hidden), self.k_proj_hw(hidden), key_norms, rotations)
         value = self._heads(self.v_proj(hidden))
         if cache is not None:
             key, value = cache.append(self.index, key, value)
@@ -235,18 +238,22 @@ class Attention(nn.Module):
         output: Tensor = self.o_proj(attended.transpose(1, 2).flatten(2))
         return output
 
-    def _thw(self, side: str, hidden: Tensor, rotations: Sequence[Rotation]) -> Tensor:
+    def _thw(
+        self, time: Tensor, hw: Tensor, norms: Sequence[RMSNorm], rotations: Sequence[Rotation]
+    ) -> Tensor:
         """[B, heads, S, 2d]: the time part and the two halves of the H/W branch, each normed and rotated."""
-        time = self._heads(self.get_submodule(f"{side}_proj")(hidden))
-        height, width = self._heads(self.get_submodule(f"{side}_proj_hw")(hidden)).chunk(2, dim=-1)
-        parts = zip(("norm", "norm_h", "norm_w"), (time, height, width), rotations, strict=True)
+        parts = (self._heads(time), *self._heads(hw).chunk(2, dim=-1))
         return torch.cat(
-            [rotate_half(self.get_submodule(f"{side}_{norm}")(part), rotation) for norm, part, rotation in parts],
+            [
+                rotate_half(norm(part), rotation)
+                for norm, part, rotation in zip(norms, parts, rotations, strict=True)
+            ],
             dim=-1,
         )
 
     def _heads(self, projected: Tensor) -> Tensor:
-        return projected.unflatten(-1, (-1, self.head_dim)).transpose(1, 2)
+        heads: Tensor = projected.unflatten(-1, (-1, self.head_dim))
+        return heads.transpose(1, 2)
 
 
 class MLP(nn.Module):
@@ -308,7 +315,9 @@ def attend(query: Tensor, key: Tensor, value: Tensor, allow: Tensor, scale: floa
     fused kernel wants values as wide as keys.
     """
     if query.device.type != "cpu":
-        return F.scaled_dot_product_attention(query, key, value, attn_mask=allow, scale=scale, enable_gqa=True)
+        return F.scaled_dot_product_attention(
+            query, key, value, attn_mask=allow, scale=scale, enable_gqa=True
+        )
     batch, heads, new, width = query.shape
     kv_heads, attended = key.shape[1], key.shape[2]
     grouped = (query * scale).reshape(batch, kv_heads, -1, width)

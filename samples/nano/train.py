@@ -184,8 +184,8 @@ class Training:
         self.optimizer.zero_grad(set_to_none=True)
         decay = min(self.recipe.average, (1 + self.step) / (10 + self.step))
         with torch.no_grad():
-            names, values = zip(*self.model.state_dict().items(), strict=True)
-            torch._foreach_lerp_([self.average[name] for name in names], list(values), 1 - decay)
+            for name, value in self.model.state_dict().items():
+                self.average[name].lerp_(value, 1 - decay)
         per_sample: list[float] = (losses.detach().sum(1) / weight.sum(1)).tolist()
         return per_sample
 
@@ -196,10 +196,9 @@ class Training:
             ]
             flat = torch.cat([gradient.flatten() for gradient in gradients])
             torch.distributed.all_reduce(flat)
-            torch._foreach_copy_(
-                [gradient.view(-1) for gradient in gradients],
-                list((flat / self.ranks).split([gradient.numel() for gradient in gradients])),
-            )
+            parts = (flat / self.ranks).split([gradient.numel() for gradient in gradients])
+            for gradient, part in zip(gradients, parts, strict=True):
+                gradient.copy_(part.view_as(gradient))
 
     def _agree(self, seconds: float) -> float:
         """The first process's clock, so that all stop at the same step."""

@@ -8,8 +8,17 @@ from __future__ import annotations
 import torch
 import torch.nn.functional as F
 from torch import Tensor
+from torch.nn import Linear
 
-from neo_edge_export.reference import Attention, NeoModel, allowed_by_time, rotary_embeddings, rotate_patches
+from neo_edge_export.reference import (
+    Attention,
+    DecoderLayer,
+    NeoModel,
+    RMSNorm,
+    allowed_by_time,
+    rotary_embeddings,
+    rotate_patches,
+)
 
 MEAN, STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)  # ImageNet's, as upstream
 
@@ -34,6 +43,7 @@ def forward(
     blocked = torch.zeros(len(ids), 1, ids.shape[1], ids.shape[1], dtype=dtype)
     blocked.masked_fill_(~allowed_by_time(position_ids[:, 0]), -1e4)
     for layer in decoder.layers:
+        assert isinstance(layer, DecoderLayer)
         normed = norm(hidden, layer.input_layernorm.weight, eps, dtype)
         hidden = hidden + _attention(layer.self_attn, normed, cos, sin, blocked, eps)
         normed = norm(hidden, layer.post_attention_layernorm.weight, eps, dtype)
@@ -103,14 +113,21 @@ def _attention(
     attention: Attention, normed: Tensor, cos: Tensor, sin: Tensor, blocked: Tensor, eps: float
 ) -> Tensor:
     batch, size, d = blocked.shape[0], blocked.shape[-1], attention.head_dim
-    sides = []
-    for side in ("q", "k"):
-        time = _linear(normed, attention.get_submodule(f"{side}_proj")).view(len(normed), -1, d)
-        hw = _linear(normed, attention.get_submodule(f"{side}_proj_hw")).view(len(normed), -1, d)
-        weights = [attention.get_submodule(f"{side}_{name}").weight for name in ("norm", "norm_h", "norm_w")]
-        both = time_height_width(time, hw, *weights, cos, sin, eps)
-        sides.append(both.view(batch, size, -1, 2 * d).transpose(1, 2))
-    query, key = sides
+
+    def side(time: Linear, hw: Linear, norm_t: RMSNorm, norm_h: RMSNorm, norm_w: RMSNorm) -> Tensor:
+        both = time_height_width(
+            _linear(normed, time).view(len(normed), -1, d),
+            _linear(normed, hw).view(len(normed), -1, d),
+            *(norm_t.weight, norm_h.weight, norm_w.weight),
+            cos,
+            sin,
+            eps,
+        )
+        return both.view(batch, size, -1, 2 * d).transpose(1, 2)
+
+    a = attention
+    query = side(a.q_proj, a.q_proj_hw, a.q_norm, a.q_norm_h, a.q_norm_w)
+    key = side(a.k_proj, a.k_proj_hw, a.k_norm, a.k_norm_h, a.k_norm_w)
     value = _linear(normed, attention.v_proj).view(batch, size, -1, d).transpose(1, 2)
     heads, kv_heads = query.shape[1], key.shape[1]
     grouped = (query * d**-0.5).reshape(batch, kv_heads, -1, 2 * d)
@@ -126,7 +143,7 @@ def _rotation(model: NeoModel, position_ids: Tensor, dtype: torch.dtype) -> tupl
     return cos.transpose(1, 2).flatten(0, 1), sin.transpose(1, 2).flatten(0, 1)
 
 
-def _linear(hidden: Tensor, layer: torch.nn.Linear) -> Tensor:
+def _linear(hidden: Tensor, layer: Linear) -> Tensor:
     return F.linear(hidden, layer.weight.to(hidden.dtype))
 
 
