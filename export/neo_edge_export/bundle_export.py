@@ -15,6 +15,7 @@ import torch
 from neo_edge import __version__
 from neo_edge.bundle import BundleWriter
 from neo_edge.checkpoint import EMBEDDING, Checkpoint, open_checkpoint
+from neo_edge.config import ModelConfig
 from neo_edge.manifest import CacheDtype, Manifest, OpsProfile, Producer, TokenEmbedding, Variant
 from neo_edge.manifest_fields import JsonValue
 from neo_edge.progress import progress
@@ -81,16 +82,22 @@ def variant_name(precision: Precision, ops: OpsProfile) -> str:
 
 def write_variants(checkpoint: Checkpoint, directory: Path, options: ExportOptions) -> dict[str, Variant]:
     """Writes the graphs, weights and embedding tables of all variants below a directory."""
-    profiles = list(dict.fromkeys(options.ops))
-    graphs: dict[str, _Graphs] = {}
-    for precision in progress(list(dict.fromkeys(options.precisions)), "tracing", "precisions"):
-        vision = VisionTrace(checkpoint.config, precision)
-        decoder = DecoderTrace(checkpoint.config.decoder, precision)
-        for ops in profiles:
-            name = variant_name(precision, ops)
-            graphs[name] = _Graphs(name, precision, ops, vision.graph(ops), decoder.graph(ops))
-    with progress(sum(each.tensors for each in graphs.values()), "writing weights", "tensors") as bar:
-        return {name: _write(each, checkpoint, directory, bar.update) for name, each in graphs.items()}
+    graphs = [
+        each
+        for precision in progress(list(dict.fromkeys(options.precisions)), "tracing", "precisions")
+        for each in _trace(checkpoint.config, precision, list(dict.fromkeys(options.ops)))
+    ]
+    with progress(sum(each.tensors for each in graphs), "writing weights", "tensors") as bar:
+        return {each.name: _write(each, checkpoint, directory, bar.update) for each in graphs}
+
+
+def _trace(config: ModelConfig, precision: Precision, profiles: Sequence[OpsProfile]) -> list[_Graphs]:
+    """Both profiles from one trace, which is not kept."""
+    vision, decoder = VisionTrace(config, precision), DecoderTrace(config.decoder, precision)
+    return [
+        _Graphs(variant_name(precision, ops), precision, ops, vision.graph(ops), decoder.graph(ops))
+        for ops in profiles
+    ]
 
 
 @dataclass(frozen=True)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import signal
 import subprocess
 import sys
 from pathlib import Path
@@ -57,7 +58,23 @@ def test_wrong_arguments_exit_2(wrong: list[str], tmp_path: Path, capsys: pytest
     assert wrong[0] in capsys.readouterr().err
 
 
-def test_the_command_is_declared_without_loading_torch() -> None:
-    code = "import sys, neo_edge_export.commands; print(*sorted({'torch', 'onnx', 'onnxruntime'} & set(sys.modules)))"
-    run = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
-    assert run.stdout.strip() == ""
+def test_an_interrupted_export_leaves_nothing(tmp_path: Path) -> None:
+    # Twenty-four graphs to compare: a second or more of work after the weights are written.
+    folder = write_checkpoint(tmp_path / "checkpoint", num_hidden_layers=6)
+    arguments = [str(folder), "-o", str(tmp_path / "out"), "--verify-layers", "1"]
+    arguments += ["--precision", "fp32", "--precision", "fp16", "--ops", "modern", "--ops", "portable"]
+    command = [sys.executable, "-c", "import sys; from neo_edge.cli import main; sys.exit(main())", "export"]
+    with subprocess.Popen([*command, *arguments], stderr=subprocess.PIPE, text=True) as process:
+        assert process.stderr is not None
+        assert any(line.startswith("writing weights") for line in process.stderr)
+        for _ in range(3):  # Python drops an interrupt that falls into a destructor
+            process.send_signal(signal.SIGINT)
+            try:
+                process.wait(timeout=3)
+                break
+            except subprocess.TimeoutExpired:
+                continue
+        rest = process.stderr.read()
+    assert process.returncode == 130, rest
+    assert rest.endswith("interrupted\n")
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["checkpoint"]

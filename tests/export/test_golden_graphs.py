@@ -8,7 +8,9 @@ from pathlib import Path
 
 import numpy as np
 import numpy.typing as npt
+import onnx
 import pytest
+from onnx.reference import ReferenceEvaluator
 from ort_driver import OrtDriver
 
 from neo_edge.bundle import Bundle
@@ -177,3 +179,20 @@ def test_a_batch_of_three_lengths_equals_each_alone(
         )
         expected = np.stack([golden["decode_logits"][step + 1] for golden in goldens])
         np.testing.assert_allclose(logits[:, 0], expected, atol=VARIANTS[variant], rtol=0)
+
+
+def test_float16_holds_when_every_operator_rounds(tiny_bundle: Bundle, golden_case: Golden) -> None:
+    """ONNX Runtime computes float16 wider on CPUs; ONNX's own evaluator rounds after each operator, as a GPU may."""
+    driver = open_driver(tiny_bundle, "fp16-portable")
+    feeds = {
+        "inputs_embeds": golden_case["inputs_embeds"][None].astype(np.float16),
+        "position_ids": golden_case["indexes"][None].astype(np.int32),
+        "visible_length": visible_lengths(golden_case)[None].astype(np.int32),
+        "write_index": np.zeros(1, np.int32),
+        "logits_index": np.arange(len(golden_case["input_ids"]), dtype=np.int32)[None],
+        **driver.caches,
+    }
+    model = onnx.load(tiny_bundle.path("fp16-portable/decoder.onnx"))
+    (logits,) = ReferenceEvaluator(model).run(["logits"], feeds)
+    expected = golden_case["prefill_logits"]
+    np.testing.assert_allclose(logits[0], expected, atol=VARIANTS["fp16-portable"], rtol=0)

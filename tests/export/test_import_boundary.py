@@ -1,0 +1,34 @@
+"""Only tracing and the reference need torch; streaming, lowering and graph passes do without."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+
+import pytest
+
+
+def loaded_packages(module: str) -> set[str]:
+    code = f"import sys, {module}; print(*sys.modules)"
+    run = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    return {name.partition(".")[0] for name in run.stdout.split()}
+
+
+@pytest.mark.parametrize(
+    "module", ["lowering", "weights", "layer_window", "translate_portable", "graph_contract"]
+)
+def test_what_needs_no_trace_loads_no_torch(module: str) -> None:
+    loaded = loaded_packages(f"neo_edge_export.{module}")
+    assert f"neo_edge_export.{module}".partition(".")[0] in loaded
+    assert "torch" not in loaded
+
+
+def test_the_command_is_declared_without_its_heavy_packages() -> None:
+    loaded = loaded_packages("neo_edge_export.commands")
+    assert not {"torch", "onnx", "onnx_ir", "onnxruntime"} & loaded
+
+
+def test_tracing_does_not_need_torchs_own_exporter() -> None:
+    code = "import sys, neo_edge_export.trace; print('torch.onnx._internal.exporter._core' in sys.modules)"
+    run = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert run.stdout.strip() == "False"
