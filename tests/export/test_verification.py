@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import shutil
+from dataclasses import replace
 from pathlib import Path
 
 import onnx
@@ -64,13 +65,10 @@ def test_one_damaged_row_of_one_weight_is_found(
     tiny_bundle: Bundle, tiny: Checkpoint, copied: Path, variant: str, weight: str, layers_at_once: int | None
 ) -> None:
     damage(copied / variant, weight)
-    found = verify(copied, tiny_bundle.manifest, tiny, layers_at_once=layers_at_once)
-    with pytest.raises(ParityError) as raised:
+    manifest = replace(tiny_bundle.manifest, variants={variant: tiny_bundle.variant(variant)})
+    found = verify(copied, manifest, tiny, layers_at_once=layers_at_once)
+    with pytest.raises(ParityError, match=f"{variant}: whole prefill .* no bundle was made"):
         require_parity(found)
-    message = str(raised.value)
-    assert f"{variant}: whole prefill " in message
-    assert "no bundle was made" in message
-    assert not any(f"{other}: " in message for other in found if other != variant)
 
 
 def test_a_result_that_is_not_a_number_never_passes() -> None:
