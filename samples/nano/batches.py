@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import multiprocessing
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from multiprocessing.queues import Queue
 from pathlib import Path
 from queue import Full
@@ -25,6 +25,7 @@ from neo_edge_calibration.scenes import make_question
 PATCH, TOKEN = 16, 32  # pixels
 MIN_PIXELS, MAX_PIXELS = 96 * 96, 320 * 320  # what the nano model sees; written into its config
 POOL = 384  # samples that are sorted by length together
+PICTURE_SIZE = "picture_size"  # a family of the training alone
 SYSTEM_SHARE = 0.15  # of the samples that carry upstream's system prompt
 
 
@@ -37,6 +38,7 @@ class Sample:
     position_ids: npt.NDArray[np.int32]  # [3, S]
     is_visual: npt.NDArray[np.bool_]  # [S]
     weight: npt.NDArray[np.float32]  # [S], of predicting this token; 0 for the prompt
+    is_coordinate: npt.NDArray[np.bool_]  # [S], numbers within <box>
     patches: npt.NDArray[np.uint8]  # [P, 768], packed order
     xy: npt.NDArray[np.int32]  # [P, 2]
 
@@ -50,6 +52,7 @@ class Batch:
     position_ids: npt.NDArray[np.int64]  # [B, 3, S]
     is_visual: npt.NDArray[np.bool_]  # [B, S]
     weight: npt.NDArray[np.float32]  # [B, S]
+    is_coordinate: npt.NDArray[np.bool_]  # [B, S]
     patches: npt.NDArray[np.uint8]  # [P, 768]
     xy: npt.NDArray[np.int32]  # [P, 2]
     next_index: int  # samples drawn so far, to resume from
@@ -68,6 +71,11 @@ class Encoder:
             img_end=tokenizer.special_id(IMG_END),
             eos=(tokenizer.special_id(IM_END),),
         )
+
+        # The vocabulary holds a token for each multiple of ten up to 1000.
+        numbers = [tokenizer.encode(str(number)) for number in range(0, 1001, 10)]
+        assert all(len(ids) == 1 for ids in numbers), "a coordinate is more than one token"
+        self.coordinate_ids = np.asarray([ids[0] for ids in numbers])  # [101]
 
     def sample(self, question: Question, rng: Random) -> Sample:
         """Encodes prompt and response; system prompt and style of several pictures vary as upstream's do."""
@@ -95,9 +103,15 @@ class Encoder:
             placed.position_ids,
             placed.is_visual,
             np.asarray(weight, np.float32),
+            self._coordinates(np.asarray(ids)) & (np.asarray(weight) > 0),
             np.concatenate([patches for _, patches in cut]),
             packed_patch_xy(grids),
         )
+
+    def _coordinates(self, ids: npt.NDArray[np.int64]) -> npt.NDArray[np.bool_]:
+        begins, ends = (ids == self._tokenizer.special_id(tag) for tag in ("<box>", "</box>"))
+        inside = np.cumsum(begins.astype(int) - ends) > 0
+        return inside & np.isin(ids, self.coordinate_ids)
 
 
 def cut_patches(image: Image.Image) -> tuple[PatchGrid, npt.NDArray[np.uint8]]:
@@ -120,19 +134,51 @@ def collate(samples: list[Sample], next_index: int, pad_to: int = 32) -> Batch:
     positions[:, 0] = np.arange(size) + 1_000_000  # a t of its own: not within any picture
     is_visual = np.zeros((len(samples), size), np.bool_)
     weight = np.zeros((len(samples), size), np.float32)
+    is_coordinate = np.zeros((len(samples), size), np.bool_)
     for row, sample in enumerate(samples):
         length = len(sample.ids)
         ids[row, :length], is_visual[row, :length] = sample.ids, sample.is_visual
         positions[row, :, :length], weight[row, :length] = sample.position_ids, sample.weight
+        is_coordinate[row, :length] = sample.is_coordinate
     return Batch(
         tuple(sample.family for sample in samples),
         ids,
         positions,
         is_visual,
         weight,
+        is_coordinate,
         np.concatenate([sample.patches for sample in samples]),
         np.concatenate([sample.xy for sample in samples]),
         next_index,
+    )
+
+
+def draw_question(family: str, seed: str, index: int) -> Question:
+    """A scene's question, or one of the training's own."""
+    if family != PICTURE_SIZE:
+        return make_question(family, seed, index)
+    return picture_size_question(Random(f"{seed}/{family}/{index}"))
+
+
+def picture_size_question(rng: Random) -> Question:
+    """Asks for width and height as the model gets them.
+
+    Boxes are relative to the picture, positions are not: a model that knows the size learns boxes earlier.
+    """
+    question = make_question("box", str(rng.random()), 0)
+    image = question.images[0]
+    height, width = smart_resize(
+        image.height, image.width, token_size=TOKEN, min_pixels=MIN_PIXELS, max_pixels=MAX_PIXELS
+    )
+    prompt = rng.choice(("How wide and high is the picture?", "What is the size of the picture in pixels?"))
+    answer = f"{width}x{height}"
+    return replace(
+        question,
+        family=PICTURE_SIZE,
+        kind="text",
+        prompt=prompt,
+        answer=answer,
+        response=f"\nAnswer: {answer}",
     )
 
 
@@ -150,7 +196,7 @@ def batches(
         pool: list[Sample] = []
         for _ in range(POOL):
             family = draw_family(index, seed, mix)
-            pool.append(encoder.sample(make_question(family, seed, index), Random(f"{seed}|{index}")))
+            pool.append(encoder.sample(draw_question(family, seed, index), Random(f"{seed}|{index}")))
             index += stride
         pool.sort(key=lambda sample: len(sample.ids))
         groups: list[list[Sample]] = [[]]

@@ -24,7 +24,7 @@ from tokenizers import Tokenizer
 from torch import Tensor
 from torch.multiprocessing.spawn import start_processes
 
-from batches import Batch, Feeder, batches
+from batches import PICTURE_SIZE, Batch, Encoder, Feeder, batches
 from checkpoint import nano_config, write_checkpoint
 from neo_edge.config import parse_config
 from neo_edge_calibration.scenes import FAMILIES
@@ -45,6 +45,7 @@ class Recipe:
     decay_share: float = 0.3  # last part of the time, in which the rate falls to a fiftieth
     weight_decay: float = 0.02
     clip: float = 1.0
+    blur: tuple[float, float] = (3.0, 0.8)  # of coordinates, first and last, see `token_losses`
     average: float = 0.998  # decay of the moving average of the weights, which is what ships
     minutes: float = 90.0  # of training, summed over resumed runs
 
@@ -119,7 +120,8 @@ class Training:
         self.average = {name: tensor.clone() for name, tensor in self.model.state_dict().items()}
         self.step, self.next_index, self.seconds = 0, 0, 0.0
         self._resume()
-        self.mix = {family: boost.get(family, 1.0) for family in recipe.families}
+        self.coordinate_ids = torch.from_numpy(Encoder(out).coordinate_ids)
+        self.mix = {family: boost.get(family, 1.0) for family in (*recipe.families, PICTURE_SIZE)}
         if compiled:
             use_compiled()
 
@@ -176,7 +178,7 @@ class Training:
         self.step += 1
         for group in self.optimizer.param_groups:
             group["lr"] = self.recipe.learning_rate * schedule(self.recipe, self.step, self.seconds)
-        losses, weight = token_losses(self.model, batch)
+        losses, weight = token_losses(self.model, batch, self.coordinate_ids, self._blur())
         (losses.sum() / weight.sum()).backward()
         self._average_gradients()
         torch.nn.utils.clip_grad_norm_(self.model.parameters(), self.recipe.clip)
@@ -188,6 +190,11 @@ class Training:
                 self.average[name].lerp_(value, 1 - decay)
         per_sample: list[float] = (losses.detach().sum(1) / weight.sum(1)).tolist()
         return per_sample
+
+    def _blur(self) -> float:
+        first, last = self.recipe.blur
+        share = self.seconds / (self.recipe.minutes * 60)
+        return first + (last - first) * min(share / (1 - self.recipe.decay_share), 1.0)
 
     def _average_gradients(self) -> None:
         if self.ranks > 1:
@@ -225,12 +232,17 @@ class Training:
             "model": self.model.state_dict(),
             "average": self.average,
             "optimizer": self.optimizer.state_dict(),
+            "parameters": self._parameter_names(),
             "progress": {"step": self.step, "next_index": self.next_index, "seconds": self.seconds},
             "recipe": asdict(self.recipe),
         }
         partial = self.out / "state.pt.partial"
         torch.save(state, partial)
         partial.replace(self.out / "state.pt")
+
+    def _parameter_names(self) -> list[str]:
+        names = {id(parameter): name for name, parameter in self.model.named_parameters()}
+        return [names[id(p)] for group in self.optimizer.param_groups for p in group["params"]]
 
     def _resume(self) -> None:
         path = self.out / "state.pt"
@@ -239,6 +251,9 @@ class Training:
         state = torch.load(path, weights_only=True)
         self.model.load_state_dict(state["model"])
         self.average = state["average"]
+        # The optimizer knows its parameters by number only, and reads beyond a moment of another shape.
+        if state["parameters"] != self._parameter_names():
+            raise SystemExit(f"{path} is of a model with other parameters: start with an empty --out")
         self.optimizer.load_state_dict(state["optimizer"])
         self.step, self.next_index = state["progress"]["step"], state["progress"]["next_index"]
         self.seconds = state["progress"]["seconds"]
@@ -265,18 +280,36 @@ def schedule(recipe: Recipe, step: int, seconds: float) -> float:
 def tensors(batch: Batch) -> tuple[Tensor, ...]:
     return tuple(
         torch.from_numpy(array)
-        for array in (batch.ids, batch.position_ids, batch.is_visual, batch.weight, batch.patches, batch.xy)
+        for array in (
+            batch.ids,
+            batch.position_ids,
+            batch.is_visual,
+            batch.patches,
+            batch.xy,
+            batch.weight,
+            batch.is_coordinate,
+        )
     )
 
 
-def token_losses(model: NeoModel, batch: Batch) -> tuple[Tensor, Tensor]:
-    """Weighted cross entropy of every next token, and the weights; both [B, S - 1]."""
-    ids, position_ids, is_visual, weight, patches, xy = tensors(batch)
+def token_losses(model: NeoModel, batch: Batch, coordinate_ids: Tensor, blur: float) -> tuple[Tensor, Tensor]:
+    """Weighted cross entropy of every next token, and the weights; both [B, S - 1].
+
+    A coordinate's target is a bell of width `blur` (in steps of ten thousandths) around the right one: near
+    misses are told apart from far ones, which lets a small model find boxes much earlier.
+    """
+    *inputs, weight, is_coordinate = tensors(batch)
+    ids = inputs[0]
     ahead = F.pad(weight[:, 1:], (0, 1)) > 0
-    logits = forward(model, ids, position_ids, is_visual, patches, xy, ahead)
+    log_p = forward(model, *inputs, ahead).float().log_softmax(-1)  # type: ignore[call-arg]
+    targets, blurred = ids[:, 1:][ahead[:, :-1]], is_coordinate[:, 1:][ahead[:, :-1]]
+    found = -log_p.gather(1, targets[:, None])[:, 0]
+    steps = (targets[blurred][:, None] == coordinate_ids).int().argmax(1)
+    distance = torch.arange(len(coordinate_ids)) - steps[:, None]
+    bell = torch.softmax(-0.5 * (distance / blur).square(), dim=1)
+    found = found.index_put((blurred.nonzero()[:, 0],), -(log_p[blurred][:, coordinate_ids] * bell).sum(1))
     losses = torch.zeros_like(weight[:, 1:])
-    targets = ids[:, 1:][ahead[:, :-1]]
-    losses[ahead[:, :-1]] = F.cross_entropy(logits.float(), targets, reduction="none")
+    losses[ahead[:, :-1]] = found
     return losses * weight[:, 1:], weight[:, 1:]
 
 
@@ -287,11 +320,12 @@ def teacher_forced(model: NeoModel, tokenizer: Path, families: tuple[str, ...]) 
     source = batches(tokenizer, "held-out", 0, dict.fromkeys(families, 1.0), 4096)
     while sum(map(len, right.values())) < 40 * len(families):
         batch = next(source)
-        ids, position_ids, is_visual, weight, patches, xy = tensors(batch)
+        *inputs, weight, _ = tensors(batch)
+        ids = inputs[0]
         final = weight == weight.max(1, keepdim=True).values
         ahead = F.pad(final[:, 1:], (0, 1))
         found = torch.zeros_like(ids)
-        found[ahead] = forward(model, ids, position_ids, is_visual, patches, xy, ahead).argmax(-1)
+        found[ahead] = forward(model, *inputs, ahead).argmax(-1)  # type: ignore[call-arg]
         wrong = ((found[:, :-1] != ids[:, 1:]) & ahead[:, :-1]).any(1)
         for family, failed in zip(batch.families, wrong.tolist(), strict=True):
             right[family].append(float(not failed))
