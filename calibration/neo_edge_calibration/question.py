@@ -11,6 +11,14 @@ Kind = Literal["choice", "number", "text", "box", "time"]
 
 
 @dataclass(frozen=True)
+class Region:
+    """Something that a picture shows."""
+
+    name: str  # `red ball`
+    box: tuple[int, int, int, int]  # x1, y1, x2, y2 in thousandths of the picture
+
+
+@dataclass(frozen=True)
 class Question:
     """One thing to ask.
 
@@ -29,3 +37,6 @@ class Question:
     response: str = field(
         default="", compare=False
     )  # what a trained model writes, steps first; for training only
+    regions: tuple[tuple[Region, ...], ...] = field(
+        default=(), compare=False
+    )  # of each picture; for training only

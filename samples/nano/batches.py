@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import multiprocessing
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from multiprocessing.queues import Queue
 from pathlib import Path
@@ -19,13 +19,16 @@ from neo_edge.positions import layout
 from neo_edge.prompt import Message, encode_chat, place_frames
 from neo_edge.tokenizer import load_tokenizer
 from neo_edge.tokens import IM_END, IMG_CONTEXT, IMG_END, IMG_START, SpecialTokens
-from neo_edge_calibration.question import Question
+from neo_edge_calibration.question import Question, Region
 from neo_edge_calibration.scenes import make_question
+from neo_edge_calibration.scenes.drawing import BOX_STEP, COLOURS, SHAPES
 
 PATCH, TOKEN = 16, 32  # pixels
 MIN_PIXELS, MAX_PIXELS = 96 * 96, 320 * 320  # what the nano model sees; written into its config
 POOL = 384  # samples that are sorted by length together
 PICTURE_SIZE = "picture_size"  # a family of the training alone
+KINDS = tuple(f"{colour} {shape}" for colour in COLOURS for shape in SHAPES)
+MIN_COVER = 0.12  # part of a visual token that a thing must cover to be what the token shows
 SYSTEM_SHARE = 0.15  # of the samples that carry upstream's system prompt
 
 
@@ -41,6 +44,7 @@ class Sample:
     is_coordinate: npt.NDArray[np.bool_]  # [S], numbers within <box>
     patches: npt.NDArray[np.uint8]  # [P, 768], packed order
     xy: npt.NDArray[np.int32]  # [P, 2]
+    seen: npt.NDArray[np.int64]  # [P / 4, 5]: what each visual token shows, see `seen_in`
 
 
 @dataclass(frozen=True)
@@ -55,6 +59,7 @@ class Batch:
     is_coordinate: npt.NDArray[np.bool_]  # [B, S]
     patches: npt.NDArray[np.uint8]  # [P, 768]
     xy: npt.NDArray[np.int32]  # [P, 2]
+    seen: npt.NDArray[np.int64]  # [P / 4, 5]
     next_index: int  # samples drawn so far, to resume from
 
 
@@ -106,6 +111,9 @@ class Encoder:
             self._coordinates(np.asarray(ids)) & (np.asarray(weight) > 0),
             np.concatenate([patches for _, patches in cut]),
             packed_patch_xy(grids),
+            np.concatenate(
+                [seen_in(grid, shown) for grid, shown in zip(grids, question.regions, strict=True)]
+            ),
         )
 
     def _coordinates(self, ids: npt.NDArray[np.int64]) -> npt.NDArray[np.bool_]:
@@ -123,6 +131,28 @@ def cut_patches(image: Image.Image) -> tuple[PatchGrid, npt.NDArray[np.uint8]]:
     grid = PatchGrid.from_pixels(height, width, patch_size=PATCH)
     rows = pixels.reshape(grid.rows, PATCH, grid.cols, PATCH, 3).transpose(0, 2, 4, 1, 3)
     return grid, rows.reshape(grid.patches, -1)[pack_order(grid)]
+
+
+def seen_in(grid: PatchGrid, regions: Sequence[Region]) -> npt.NDArray[np.int64]:
+    """The thing that covers most of each visual token, row-major: its kind (0: none) and its box in hundredths."""
+    rows, cols = grid.merged
+    seen = np.zeros((rows * cols, 5), np.int64)
+    most = np.full(rows * cols, MIN_COVER)
+    for region in regions:
+        x1, y1, x2, y2 = (edge / 1000 for edge in region.box)
+        across = _overlap(x1 * cols, x2 * cols, cols)
+        cover = (_overlap(y1 * rows, y2 * rows, rows)[:, None] * across).reshape(-1)
+        better = cover > most
+        most[better] = cover[better]
+        seen[better] = [KINDS.index(region.name) + 1, *(edge // BOX_STEP for edge in region.box)]
+    return seen
+
+
+def _overlap(start: float, end: float, cells: int) -> npt.NDArray[np.float64]:
+    """How much of each unit cell lies between start and end."""
+    left = np.arange(cells)
+    inside: npt.NDArray[np.float64] = np.minimum(end, left + 1) - np.maximum(start, left)
+    return inside.clip(0)
 
 
 def collate(samples: list[Sample], next_index: int, pad_to: int = 32) -> Batch:
@@ -149,6 +179,7 @@ def collate(samples: list[Sample], next_index: int, pad_to: int = 32) -> Batch:
         is_coordinate,
         np.concatenate([sample.patches for sample in samples]),
         np.concatenate([sample.xy for sample in samples]),
+        np.concatenate([sample.seen for sample in samples]),
         next_index,
     )
 

@@ -13,9 +13,10 @@ import json
 import math
 import time
 from collections import defaultdict
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, TextIO
 
 import torch
 import torch.distributed
@@ -24,13 +25,13 @@ from tokenizers import Tokenizer
 from torch import Tensor
 from torch.multiprocessing.spawn import start_processes
 
-from batches import PICTURE_SIZE, Batch, Encoder, Feeder, batches
+from batches import KINDS, PICTURE_SIZE, Batch, Encoder, Feeder, batches
 from checkpoint import nano_config, write_checkpoint
 from neo_edge.config import parse_config
 from neo_edge_calibration.scenes import FAMILIES
 from neo_edge_export.reference import NeoModel
 from tokenizer import train_tokenizer
-from training_forward import forward, use_compiled
+from training_forward import Inputs, forward, use_compiled
 
 
 @dataclass(frozen=True)
@@ -46,6 +47,7 @@ class Recipe:
     weight_decay: float = 0.02
     clip: float = 1.0
     blur: tuple[float, float] = (3.0, 0.8)  # of coordinates, first and last, see `token_losses`
+    perception: float = 0.3  # weight of what visual tokens are asked directly, see `Perception`
     average: float = 0.998  # decay of the moving average of the weights, which is what ships
     minutes: float = 90.0  # of training, summed over resumed runs
 
@@ -87,6 +89,7 @@ def _process(rank: int, ranks: int, meeting: Path, *arguments: Any) -> None:
 class Training:
     """One run, resumable at `STATE_EVERY` steps."""
 
+    LOG_EVERY = 50  # steps
     STATE_EVERY = 500
     CHECK_EVERY = 1000
 
@@ -106,8 +109,10 @@ class Training:
         torch.manual_seed(0)
         self.model = NeoModel(parse_config(self.raw_config))
         initialise(self.model)
-        decayed = [p for p in self.model.parameters() if p.ndim > 1]
-        others = [p for p in self.model.parameters() if p.ndim == 1]
+        self.perception, self.perceived = Perception(self.model.config.decoder.hidden_size), 0.0
+        self.trained = torch.nn.ModuleDict({"model": self.model, "perception": self.perception})
+        decayed = [p for p in self.trained.parameters() if p.ndim > 1]
+        others = [p for p in self.trained.parameters() if p.ndim == 1]
         self.optimizer = torch.optim.AdamW(
             [
                 {"params": decayed, "weight_decay": recipe.weight_decay},
@@ -146,19 +151,8 @@ class Training:
                 self.next_index = max(self.next_index, batch.next_index)
                 if self.rank > 0:
                     continue
-                if self.step % 50 == 0:
-                    row = {
-                        "step": self.step,
-                        "minutes": round(self.seconds / 60, 2),
-                        "samples": self.next_index,
-                    }
-                    losses = {
-                        family: round(sum(values) / len(values), 4) for family, values in window.items()
-                    }
-                    log.write(json.dumps(row | {"loss": losses}) + "\n")
-                    log.flush()
-                    mean = sum(losses.values()) / len(losses)
-                    print(f"step {self.step}  {self.seconds / 60:.1f} min  loss {mean:.4f}", flush=True)
+                if self.step % self.LOG_EVERY == 0:
+                    self._log(log, window)
                     window.clear()
                 if self.step % self.STATE_EVERY == 0:
                     self._save()
@@ -174,14 +168,28 @@ class Training:
             feeder.close()
             log.close()
 
+    def _log(self, log: TextIO, window: Mapping[str, Sequence[float]]) -> None:
+        losses = {family: round(sum(values) / len(values), 4) for family, values in window.items()}
+        row = {"step": self.step, "minutes": round(self.seconds / 60, 2), "samples": self.next_index}
+        log.write(json.dumps(row | {"perception": round(self.perceived, 4), "loss": losses}) + "\n")
+        log.flush()
+        mean = sum(losses.values()) / len(losses)
+        minutes = self.seconds / 60
+        print(
+            f"step {self.step}  {minutes:.1f} min  loss {mean:.3f}  perception {self.perceived:.3f}",
+            flush=True,
+        )
+
     def _train_step(self, batch: Batch) -> list[float]:
         self.step += 1
         for group in self.optimizer.param_groups:
             group["lr"] = self.recipe.learning_rate * schedule(self.recipe, self.step, self.seconds)
-        losses, weight = token_losses(self.model, batch, self.coordinate_ids, self._blur())
-        (losses.sum() / weight.sum()).backward()
+        losses, weight, half_way = token_losses(self.model, batch, self.coordinate_ids, self._blur())
+        perceived = self.perception(half_way, torch.from_numpy(batch.seen), self._blur())
+        (losses.sum() / weight.sum() + self.recipe.perception * perceived).backward()
+        self.perceived = float(perceived.detach())
         self._average_gradients()
-        torch.nn.utils.clip_grad_norm_(self.model.parameters(), self.recipe.clip)
+        torch.nn.utils.clip_grad_norm_(self.trained.parameters(), self.recipe.clip)
         self.optimizer.step()
         self.optimizer.zero_grad(set_to_none=True)
         decay = min(self.recipe.average, (1 + self.step) / (10 + self.step))
@@ -199,7 +207,7 @@ class Training:
     def _average_gradients(self) -> None:
         if self.ranks > 1:
             gradients = [
-                parameter.grad for parameter in self.model.parameters() if parameter.grad is not None
+                parameter.grad for parameter in self.trained.parameters() if parameter.grad is not None
             ]
             flat = torch.cat([gradient.flatten() for gradient in gradients])
             torch.distributed.all_reduce(flat)
@@ -230,6 +238,7 @@ class Training:
     def _save(self) -> None:
         state = {
             "model": self.model.state_dict(),
+            "perception": self.perception.state_dict(),
             "average": self.average,
             "optimizer": self.optimizer.state_dict(),
             "parameters": self._parameter_names(),
@@ -241,7 +250,7 @@ class Training:
         partial.replace(self.out / "state.pt")
 
     def _parameter_names(self) -> list[str]:
-        names = {id(parameter): name for name, parameter in self.model.named_parameters()}
+        names = {id(parameter): name for name, parameter in self.trained.named_parameters()}
         return [names[id(p)] for group in self.optimizer.param_groups for p in group["params"]]
 
     def _resume(self) -> None:
@@ -249,11 +258,12 @@ class Training:
         if not path.exists():
             return
         state = torch.load(path, weights_only=True)
-        self.model.load_state_dict(state["model"])
-        self.average = state["average"]
         # The optimizer knows its parameters by number only, and reads beyond a moment of another shape.
         if state["parameters"] != self._parameter_names():
             raise SystemExit(f"{path} is of a model with other parameters: start with an empty --out")
+        self.model.load_state_dict(state["model"])
+        self.perception.load_state_dict(state["perception"])
+        self.average = state["average"]
         self.optimizer.load_state_dict(state["optimizer"])
         self.step, self.next_index = state["progress"]["step"], state["progress"]["next_index"]
         self.seconds = state["progress"]["seconds"]
@@ -269,6 +279,10 @@ def initialise(model: NeoModel) -> None:
                 0.02 / math.sqrt(2 * layers) if name.endswith(("o_proj.weight", "down_proj.weight")) else 0.02
             )
             torch.nn.init.normal_(parameter, std=scale)
+    # Content that is always there, turned by the 2D rotation, is a code of the place: learning starts from it.
+    bias = model.vision_model.embeddings.patch_embedding.bias
+    assert bias is not None
+    torch.nn.init.normal_(bias, std=0.5)
 
 
 def schedule(recipe: Recipe, step: int, seconds: float) -> float:
@@ -277,40 +291,62 @@ def schedule(recipe: Recipe, step: int, seconds: float) -> float:
     return min(step / recipe.warmup_steps, 1.0) * min(max(left / recipe.decay_share, 0.02), 1.0)
 
 
-def tensors(batch: Batch) -> tuple[Tensor, ...]:
-    return tuple(
-        torch.from_numpy(array)
-        for array in (
-            batch.ids,
-            batch.position_ids,
-            batch.is_visual,
-            batch.patches,
-            batch.xy,
-            batch.weight,
-            batch.is_coordinate,
-        )
+def model_inputs(batch: Batch) -> Inputs:
+    return Inputs(
+        *(torch.from_numpy(array) for array in (batch.ids, batch.position_ids, batch.is_visual)),
+        *(torch.from_numpy(array) for array in (batch.patches, batch.xy)),
     )
 
 
-def token_losses(model: NeoModel, batch: Batch, coordinate_ids: Tensor, blur: float) -> tuple[Tensor, Tensor]:
-    """Weighted cross entropy of every next token, and the weights; both [B, S - 1].
+def token_losses(
+    model: NeoModel, batch: Batch, coordinate_ids: Tensor, blur: float
+) -> tuple[Tensor, Tensor, Tensor]:
+    """Weighted cross entropy of every next token, and the weights, both [B, S - 1]; and `forward`'s second part.
 
     A coordinate's target is a bell of width `blur` (in steps of ten thousandths) around the right one: near
     misses are told apart from far ones, which lets a small model find boxes much earlier.
     """
-    *inputs, weight, is_coordinate = tensors(batch)
-    ids = inputs[0]
+    inputs, weight = model_inputs(batch), torch.from_numpy(batch.weight)
+    ids, is_coordinate = inputs.ids, torch.from_numpy(batch.is_coordinate)
     ahead = F.pad(weight[:, 1:], (0, 1)) > 0
-    log_p = forward(model, *inputs, ahead).float().log_softmax(-1)  # type: ignore[call-arg]
+    logits, half_way = forward(model, inputs, ahead)
+    log_p = logits.float().log_softmax(-1)
     targets, blurred = ids[:, 1:][ahead[:, :-1]], is_coordinate[:, 1:][ahead[:, :-1]]
     found = -log_p.gather(1, targets[:, None])[:, 0]
     steps = (targets[blurred][:, None] == coordinate_ids).int().argmax(1)
-    distance = torch.arange(len(coordinate_ids)) - steps[:, None]
-    bell = torch.softmax(-0.5 * (distance / blur).square(), dim=1)
-    found = found.index_put((blurred.nonzero()[:, 0],), -(log_p[blurred][:, coordinate_ids] * bell).sum(1))
+    near = -(log_p[blurred][:, coordinate_ids] * bell(steps, blur)).sum(1)
+    found = found.index_put((blurred.nonzero()[:, 0],), near)
     losses = torch.zeros_like(weight[:, 1:])
     losses[ahead[:, :-1]] = found
-    return losses * weight[:, 1:], weight[:, 1:]
+    return losses * weight[:, 1:], weight[:, 1:], half_way
+
+
+def bell(steps: Tensor, width: float) -> Tensor:
+    """[N] places to [N, 101] weights around them that add up to 1."""
+    distance = torch.arange(101) - steps[:, None]
+    return torch.softmax(-0.5 * (distance / width).square(), dim=1)
+
+
+class Perception(torch.nn.Module):
+    """Asks every visual token half-way through the decoder what it shows: kind and box. Used in training only.
+
+    Answers alone say little about most of a picture; with this each of its tokens is taught at each step.
+    """
+
+    def __init__(self, hidden_size: int) -> None:
+        super().__init__()
+        self.kind = torch.nn.Linear(hidden_size, len(KINDS) + 1)
+        self.box = torch.nn.Linear(hidden_size, 4 * 101)
+
+    def forward(self, visual: Tensor, seen: Tensor, blur: float) -> Tensor:
+        """Mean loss over the visual tokens [P / 4, hidden], given what they show [P / 4, 5]."""
+        normed = F.rms_norm(visual, visual.shape[-1:])
+        kind, box = self.kind(normed), self.box(normed)
+        shown = seen[:, 0] > 0
+        log_p = box[shown].view(-1, 101).log_softmax(-1)
+        off = -(log_p * bell(seen[shown, 1:].flatten(), blur)).sum() / max(len(log_p), 1)
+        found: Tensor = F.cross_entropy(kind, seen[:, 0]) + off
+        return found
 
 
 @torch.no_grad()
@@ -320,12 +356,12 @@ def teacher_forced(model: NeoModel, tokenizer: Path, families: tuple[str, ...]) 
     source = batches(tokenizer, "held-out", 0, dict.fromkeys(families, 1.0), 4096)
     while sum(map(len, right.values())) < 40 * len(families):
         batch = next(source)
-        *inputs, weight, _ = tensors(batch)
-        ids = inputs[0]
+        inputs, weight = model_inputs(batch), torch.from_numpy(batch.weight)
+        ids = inputs.ids
         final = weight == weight.max(1, keepdim=True).values
         ahead = F.pad(final[:, 1:], (0, 1))
         found = torch.zeros_like(ids)
-        found[ahead] = forward(model, *inputs, ahead).argmax(-1)  # type: ignore[call-arg]
+        found[ahead] = forward(model, inputs, ahead)[0].argmax(-1)
         wrong = ((found[:, :-1] != ids[:, 1:]) & ahead[:, :-1]).any(1)
         for family, failed in zip(batch.families, wrong.tolist(), strict=True):
             right[family].append(float(not failed))

@@ -5,6 +5,8 @@ Same parameters, same function (a test holds it to the reference); only for whol
 
 from __future__ import annotations
 
+from dataclasses import dataclass
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor
@@ -23,27 +25,46 @@ from neo_edge_export.reference import (
 MEAN, STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)  # ImageNet's, as upstream
 
 
+@dataclass(frozen=True)
+class Inputs:
+    """A `batches.Batch` as tensors, as far as the model reads it."""
+
+    ids: Tensor  # [B, S]
+    position_ids: Tensor  # [B, 3, S]
+    is_visual: Tensor  # [B, S]
+    patches: Tensor  # [P, 768] uint8, packed order
+    xy: Tensor  # [P, 2]
+
+
 def forward(
-    model: NeoModel,
-    ids: Tensor,
-    position_ids: Tensor,
-    is_visual: Tensor,
-    patches: Tensor,
-    xy: Tensor,
-    wanted: Tensor,
-    dtype: torch.dtype = torch.bfloat16,
-) -> Tensor:
-    """[N, vocab] logits of the N tokens where `wanted` [B, S] is true; arguments as `batches.Batch` has them."""
+    model: NeoModel, inputs: Inputs, wanted: Tensor, dtype: torch.dtype = torch.bfloat16
+) -> tuple[Tensor, Tensor]:
+    """Logits, and what the visual tokens hold half-way.
+
+    Args:
+        model: the reference.
+        inputs: whole prompts.
+        wanted: [B, S] bool, of which tokens logits are computed.
+        dtype: of the products.
+
+    Returns:
+        [N, vocab] logits of the wanted tokens, and [P / 4, hidden] states of the visual tokens after half
+        of the layers.
+    """
+    ids, position_ids = inputs.ids, inputs.position_ids
     decoder = model.language_model.model
     embeds = decoder.embed_tokens(ids)
-    visual = embed_packed(model, patches, xy, dtype)
-    hidden = embeds.masked_scatter(is_visual[:, :, None], visual.to(embeds.dtype)).flatten(0, 1)
+    visual = embed_packed(model, inputs.patches, inputs.xy, dtype)
+    hidden = embeds.masked_scatter(inputs.is_visual[:, :, None], visual.to(embeds.dtype)).flatten(0, 1)
     eps = decoder.config.rms_norm_eps
     cos, sin = _rotation(model, position_ids, dtype)
     blocked = torch.zeros(len(ids), 1, ids.shape[1], ids.shape[1], dtype=dtype)
     blocked.masked_fill_(~allowed_by_time(position_ids[:, 0]), -1e4)
-    for layer in decoder.layers:
+    half_way = hidden
+    for index, layer in enumerate(decoder.layers):
         assert isinstance(layer, DecoderLayer)
+        if index == len(decoder.layers) // 2:
+            half_way = hidden[inputs.is_visual.flatten()]
         normed = norm(hidden, layer.input_layernorm.weight, eps, dtype)
         hidden = hidden + _attention(layer.self_attn, normed, cos, sin, blocked, eps)
         normed = norm(hidden, layer.post_attention_layernorm.weight, eps, dtype)
@@ -51,7 +72,7 @@ def forward(
         gated = swiglu(_linear(normed, mlp.gate_proj), _linear(normed, mlp.up_proj))
         hidden = hidden + _linear(gated, mlp.down_proj)
     normed = norm(hidden[wanted.flatten()], decoder.norm.weight, eps, dtype)
-    return _linear(normed, model.language_model.lm_head)
+    return _linear(normed, model.language_model.lm_head), half_way
 
 
 def embed_packed(model: NeoModel, patches: Tensor, xy: Tensor, dtype: torch.dtype) -> Tensor:

@@ -80,8 +80,8 @@ def test_a_painted_thing_fills_its_box_and_nothing_else() -> None:
         scene = Scene(128, 160, (Thing("red", shape, place),))
         pixels = np.asarray(paint(scene, Random(0), background)).astype(int)
         rows, columns = np.nonzero(np.abs(pixels - 120).max(axis=2) > 20)
-        assert abs(columns.min() - 30) <= 1 and abs(columns.max() - 69) <= 1, shape
-        assert abs(rows.min() - 50) <= 1 and abs(rows.max() - 81) <= 1, shape
+        edges = np.asarray([columns.min(), columns.max(), rows.min(), rows.max()])
+        assert np.abs(edges - (30, 69, 50, 81)).max() <= 1, shape
         assert scene.box(scene.things[0]) == (230, 310, 550, 510)
 
 

@@ -10,6 +10,8 @@ from random import Random
 import numpy as np
 from PIL import Image, ImageDraw
 
+from neo_edge_calibration.question import Region
+
 COLOURS: dict[str, tuple[int, int, int]] = {
     "red": (214, 32, 32),
     "green": (34, 160, 48),
@@ -88,6 +90,10 @@ class Scene:
         )
         x1, y1, x2, y2 = (round(edge * 1000 / BOX_STEP) * BOX_STEP for edge in edges)
         return x1, y1, x2, y2
+
+    def regions(self) -> tuple[Region, ...]:
+        """All things with their boxes."""
+        return tuple(Region(thing.name, self.box(thing)) for thing in self.things)
 
 
 def paint(scene: Scene, rng: Random, background: Background | None = None) -> Image.Image:

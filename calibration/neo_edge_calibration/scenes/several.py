@@ -189,7 +189,8 @@ def _pictures(
     family: str, rng: Random, scenes: list[Scene], prompt: str, answer: str, response: str
 ) -> Question:
     images = tuple(paint(scene, rng) for scene in scenes)
-    return Question(family, "number", prompt, answer, images, response=response)
+    regions = tuple(scene.regions() for scene in scenes)
+    return Question(family, "number", prompt, answer, images, response=response, regions=regions)
 
 
 def _video(
@@ -218,4 +219,5 @@ def _video(
         fps=fps if told else None,
         choices=choices,
         response=response(times),
+        regions=tuple(frame.regions() for frame in frames),
     )

@@ -296,4 +296,6 @@ def _question(
     *,
     kind: Kind = "text",
 ) -> Question:
-    return Question(family, kind, prompt, answer, (paint(scene, rng),), response=response)
+    return Question(
+        family, kind, prompt, answer, (paint(scene, rng),), response=response, regions=(scene.regions(),)
+    )
