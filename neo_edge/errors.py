@@ -21,6 +21,18 @@ class MissingExtraError(NeoEdgeError):
         self.extra = extra
 
 
+class BrokenPackageError(NeoEdgeError):
+    """An optional package is installed and cannot be loaded."""
+
+    def __init__(self, package: str, extra: str, reason: Exception) -> None:
+        super().__init__(
+            f"the package {package!r} is installed and cannot be loaded ({reason}): run  pip install "
+            f'--force-reinstall "neo-edge[{extra}]", or choose a build of it that fits this system'
+        )
+        self.package = package
+        self.extra = extra
+
+
 class CheckpointError(NeoEdgeError):
     """A checkpoint directory cannot be read as a NEO-ov model."""
 

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from neo_edge.errors import MissingExtraError, NeoEdgeError
+from neo_edge.errors import BrokenPackageError, MissingExtraError, NeoEdgeError
 from neo_edge.extras import require
 
 
@@ -29,3 +29,24 @@ def test_a_package_that_misses_one_of_its_own_names_that_one(
     with pytest.raises(MissingExtraError) as caught:
         require("half_installed", extra="export")
     assert caught.value.package == "its_dependency"
+
+
+def test_a_package_whose_library_does_not_load_is_named_with_a_cure(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "broken_library.py").write_text("raise ImportError('GLIBC_2.99 not found')")
+    monkeypatch.setattr(sys, "path", [str(tmp_path), *sys.path])
+    with pytest.raises(BrokenPackageError, match="'broken_library'.*GLIBC_2.99.*--force-reinstall") as caught:
+        require("broken_library", extra="cpu")
+    assert (caught.value.package, caught.value.extra) == ("broken_library", "cpu")
+
+
+def test_an_interrupt_while_a_compiled_module_starts_stays_an_interrupt(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "slow_start.py").write_text(
+        "raise ImportError('initialization failed') from KeyboardInterrupt()"
+    )
+    monkeypatch.setattr(sys, "path", [str(tmp_path), *sys.path])
+    with pytest.raises(KeyboardInterrupt):
+        require("slow_start", extra="cpu")
