@@ -110,3 +110,5 @@ def read_bundle(path: str | Path) -> Bundle:
         raise BundleError(f"{root} {found}: give the directory that neo-edge export wrote") from error
     except UnicodeDecodeError as error:
         raise BundleCorruptError(f"{manifest} is not UTF-8 text: copy or export again") from error
+    except OSError as error:
+        raise BundleError(f"{manifest} cannot be read ({error}): check its owner and permissions") from error

@@ -12,7 +12,7 @@ from neo_edge.progress import progress
 class VerifyCommand:
     """The verb `verify`."""
 
-    summary = "Checks every file of a bundle against the digests in its manifest."
+    summary = "check every file of a bundle against the digests in its manifest"
 
     def add_arguments(self, parser: argparse.ArgumentParser) -> None:
         """Declares the bundle and the form of the report."""
@@ -42,7 +42,8 @@ class VerifyCommand:
             print(fault)
         if not manifest.tokenizer:
             print("no tokenizer: prompts must be token ids")
-        verdict = f"damaged, {len(faults)} faults: copy or export it again" if faults else "whole"
+        count = "1 fault" if len(faults) == 1 else f"{len(faults)} faults"
+        verdict = f"damaged, {count}: copy or export it again" if faults else "whole"
         print(
             f"{bundle.root}: {len(manifest.files)} files, {size_bytes / 1e6:.1f} MB, "
             f"variants {', '.join(manifest.variants)}: {verdict}"

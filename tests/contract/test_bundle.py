@@ -44,6 +44,13 @@ def test_a_bundle_opens_through_a_link_to_its_folder(root: Path, tmp_path: Path)
     assert verify_bundle(tmp_path / "link").manifest.variants.keys() == {"fp32"}
 
 
+def test_a_manifest_that_the_system_does_not_open_is_a_typed_error(root: Path) -> None:
+    (root / "bundle.json").unlink()
+    (root / "bundle.json").symlink_to("bundle.json")
+    with pytest.raises(BundleError, match=r"bundle\.json cannot be read .*check its owner"):
+        open_bundle(root)
+
+
 def test_only_files_of_the_manifest_are_handed_out(root: Path) -> None:
     bundle = open_bundle(root)
     for relative in ("bundle.json", "../secret", "/etc/passwd", "fp32"):
