@@ -10,10 +10,10 @@ from typing import TYPE_CHECKING
 from neo_edge.errors import InputError
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Iterable
 
     from neo_edge_calibration.evaluation import FamilyScore
-    from neo_edge_calibration.question import Question
+    from neo_edge_calibration.question import Question, Questions
 
 DEMO_SEED = 1
 DEMO_PASS = 9  # of ten answers
@@ -60,12 +60,12 @@ class EvalCommand:
         from neo_edge_calibration.baselines import with_pictures_of_others
         from neo_edge_calibration.evaluation import evaluate
 
-        questions = _questions(args)
+        questions: Iterable[Question] = _questions(args)
         with neo_edge.load(
             args.bundle, variant=args.variant, threads=args.threads, protocol=args.protocol
         ) as model:
             if args.swap_images:
-                questions = with_pictures_of_others(questions)
+                questions = with_pictures_of_others(list(questions))
             scores = evaluate(model, progress(questions, description="asking", unit="questions"))
         if args.json:
             families = {
@@ -104,20 +104,20 @@ class DemoCommand:
         return 0 if result.right >= DEMO_PASS else 1
 
 
-def _questions(args: argparse.Namespace) -> Sequence[Question]:
+def _questions(args: argparse.Namespace) -> Questions:
     from neo_edge_calibration.evaluation import scene_questions
     from neo_edge_calibration.jsonl import read_questions
     from neo_edge_calibration.scenes import FAMILIES
 
     if args.data is not None:
-        return list(read_questions(args.data))
+        return read_questions(args.data)
     if args.count < 1:
         raise InputError(f"--count is {args.count}; ask at least one question a family")
     families = args.family or list(FAMILIES)
     unknown = sorted(set(families) - set(FAMILIES))
     if unknown:
         raise InputError(f"there is no family {', '.join(unknown)}: use {', '.join(FAMILIES)}")
-    return list(scene_questions(families, args.seed, args.count))
+    return scene_questions(families, args.seed, args.count)
 
 
 def _print_scores(scores: dict[str, FamilyScore], *, swapped: bool) -> None:

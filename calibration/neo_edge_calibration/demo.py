@@ -14,6 +14,7 @@ from PIL import Image, ImageDraw, ImageFont
 
 import neo_edge
 from neo_edge.bundle import open_bundle
+from neo_edge.checkpoint import open_checkpoint, resolve_checkpoint
 from neo_edge.errors import BundleError, ExportError
 from neo_edge_calibration.evaluation import ask
 from neo_edge_calibration.question import Question
@@ -110,17 +111,23 @@ def _cell(one: Asked) -> Image.Image:
     return cell
 
 
-def _export(bundle: Path) -> None:
-    try:
-        open_bundle(bundle)
-        print(f"{bundle} is there already: it is used as it is")
+def _export(target: Path) -> None:
+    """Writes the bundle, unless one of this very checkpoint is there."""
+    if _is_current(target):
+        print(f"{target} holds this checkpoint already: it is used as it is")
         return
-    except BundleError:
-        pass
-    bundle.parent.mkdir(parents=True, exist_ok=True)
-    arguments = ["export", CHECKPOINT, "-o", str(bundle), "--precision", "fp32", "--overwrite"]
+    target.parent.mkdir(parents=True, exist_ok=True)
+    arguments = ["export", CHECKPOINT, "-o", str(target), "--precision", "fp32", "--overwrite"]
     print(f"$ neo-edge {' '.join(arguments)}", flush=True)
     # A process of its own: what answers below has never imported torch.
     done = subprocess.run([sys.executable, "-m", "neo_edge.cli", *arguments], check=False)
     if done.returncode:
         raise ExportError(f"the export ended with status {done.returncode}; its own message above says why")
+
+
+def _is_current(target: Path) -> bool:
+    try:
+        provenance = open_bundle(target).manifest.provenance
+    except BundleError:
+        return False
+    return provenance.get("checkpoint_sha256") == open_checkpoint(resolve_checkpoint(CHECKPOINT)).digest()

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, replace
+from functools import partial
 
 from neo_edge.options import SamplingOptions
 from neo_edge_calibration.baselines import best_constant
-from neo_edge_calibration.question import Question
+from neo_edge_calibration.question import Question, Questions
 from neo_edge_calibration.scenes import make_question
 from neo_edge_calibration.scoring import is_right
 from neo_edge_runtime.model import Model
@@ -24,11 +25,11 @@ class FamilyScore:
     best_constant: float  # accuracy of the best answer that never looks
 
 
-def scene_questions(families: Sequence[str], seed: int, count: int) -> Iterator[Question]:
+def scene_questions(families: Sequence[str], seed: int, count: int) -> Questions:
     """`count` questions of every family, from scenes that the seed alone decides."""
-    for family in families:
-        for index in range(count):
-            yield make_question(family, seed, index)
+    return Questions(
+        [partial(make_question, family, seed, index) for family in families for index in range(count)]
+    )
 
 
 def evaluate(
@@ -48,7 +49,7 @@ def evaluate(
     asked: defaultdict[str, list[Question]] = defaultdict(list)
     for question in questions:
         right[question.family] += is_right(question, ask(model, question, options))
-        asked[question.family].append(question)
+        asked[question.family].append(replace(question, images=()))  # the pictures may go
     return {
         family: FamilyScore(right[family] / len(group), len(group), best_constant(group))
         for family, group in asked.items()

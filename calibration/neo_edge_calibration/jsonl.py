@@ -3,22 +3,25 @@
     {"question": "How many cups?", "kind": "number", "answer": "3", "images": ["kitchen.jpg"]}
     {"question": "Where is the cup?", "kind": "choice", "choices": ["left", "right"], "answer": "B", "images": [...]}
 
-`kind` is choice, number, box or text; for a video `times_s` gives a time to each image. Optional: `family` (the
-group it is scored in, else its kind), `duration_s` and `fps`. Pictures are found relative to the file.
+`kind` is choice, number, box, text or time (`MM:SS.ss`); for a video `times_s` gives a time to each image. Optional:
+`family` (the group it is scored in, else its kind), `duration_s` and `fps`. Pictures are found relative to the file.
 """
 
 from __future__ import annotations
 
 import json
 import string
-from collections.abc import Iterator
+from collections.abc import Sequence
+from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Any, cast
 
-from PIL import Image, ImageOps, UnidentifiedImageError
+from PIL import Image
 
 from neo_edge.errors import ImageError, InputError
-from neo_edge_calibration.question import Kind, Question
+from neo_edge_calibration.question import Kind, Question, Questions
+from neo_edge_runtime.image_input import load_image
 
 KINDS = ("choice", "number", "text", "box", "time")
 # The instruction that NEO-ov's evaluation puts behind multiple-choice questions.
@@ -26,27 +29,31 @@ CHOICE_INSTRUCTION = "\nAnswer with the option's letter from the given choices d
 _FIELDS = {"question", "kind", "answer", "images", "choices", "family", "times_s", "duration_s", "fps"}
 
 
-def read_questions(path: Path) -> Iterator[Question]:
-    """The questions of a JSONL file, read as they are needed.
+def read_questions(path: Path) -> Questions:
+    """The questions of a JSONL file; all lines are checked now, pictures are decoded as they are needed.
 
     Raises:
         InputError: the file cannot be read, or a line is no question; the message has the line's number.
-        ImageError: a picture is missing or broken.
+        ImageError: a picture is missing or none; a broken one is found when its question is made.
     """
     try:
-        lines = path.read_text(encoding="utf-8").splitlines()
+        lines = path.read_text(encoding="utf-8-sig").split("\n")
     except (OSError, UnicodeDecodeError) as error:
         raise InputError(
             f"{path} cannot be read ({error}): give a UTF-8 file with one JSON object a line"
         ) from error
     if not any(line.strip() for line in lines):
         raise InputError(f"{path} holds no questions: write one JSON object a line")
-    for number, line in enumerate(lines, 1):
-        if line.strip():
-            yield _question(line, f"{path}, line {number}", path.parent)
+    return Questions(
+        [
+            _maker(line, f"{path}, line {number}", path.parent)
+            for number, line in enumerate(lines, 1)
+            if line.strip()
+        ]
+    )
 
 
-def _question(line: str, where: str, folder: Path) -> Question:
+def _maker(line: str, where: str, folder: Path) -> partial[Question]:
     try:
         raw = json.loads(line)
     except (json.JSONDecodeError, RecursionError) as error:
@@ -78,25 +85,36 @@ def _question(line: str, where: str, folder: Path) -> Question:
     options = "".join(
         f"\n{letter}. {choice}" for letter, choice in zip(string.ascii_uppercase, choices, strict=False)
     )
-    return Question(
+    paths = [folder / name for name in images]
+    for picture in paths:
+        _check_picture(picture, where)
+    question = Question(
         family=str(raw.get("family", kind)),
         kind=cast("Kind", kind),
         prompt=raw["question"] + (options + CHOICE_INSTRUCTION if options else ""),
         answer=raw["answer"],
-        images=tuple(_picture(folder / name, where) for name in images),
+        images=(),
         times_s=None if times is None else tuple(float(time) for time in times),
         duration_s=_optional_number(raw, "duration_s", where),
         fps=_optional_number(raw, "fps", where),
         choices=choices,
     )
+    return partial(_with_pictures, question, paths, where)
 
 
-def _picture(path: Path, where: str) -> Image.Image:
+def _check_picture(path: Path, where: str) -> None:
+    """A glance at the file's head, so that a wrong name does not end an evaluation that runs for hours."""
     try:
-        with Image.open(path) as opened:
-            return ImageOps.exif_transpose(opened).convert("RGB")
-    except (OSError, UnidentifiedImageError, Image.DecompressionBombError, SyntaxError, ValueError) as error:
+        Image.open(path).close()
+    except (OSError, Image.DecompressionBombError, SyntaxError, ValueError) as error:
         raise ImageError(f"{where}: {path} is no picture that can be read ({error})") from error
+
+
+def _with_pictures(question: Question, paths: Sequence[Path], where: str) -> Question:
+    try:
+        return replace(question, images=tuple(load_image(path) for path in paths))
+    except ImageError as error:
+        raise ImageError(f"{where}: {error}") from error
 
 
 def _strings(raw: dict[str, Any], field: str, where: str) -> tuple[str, ...]:

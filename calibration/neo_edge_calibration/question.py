@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import Literal
 
@@ -40,3 +41,16 @@ class Question:
     regions: tuple[tuple[Region, ...], ...] = field(
         default=(), compare=False
     )  # of each picture; for training only
+
+
+class Questions:
+    """Questions that are made when their turn comes, so that their pictures never fill the memory together."""
+
+    def __init__(self, makers: Sequence[Callable[[], Question]]) -> None:
+        self._makers = makers
+
+    def __len__(self) -> int:
+        return len(self._makers)
+
+    def __iter__(self) -> Iterator[Question]:
+        return (make() for make in self._makers)

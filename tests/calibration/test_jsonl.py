@@ -74,6 +74,31 @@ def test_a_line_that_is_no_question_is_refused_with_its_number(
     assert message in str(caught.value)
 
 
+def test_pictures_are_seen_as_the_runtime_sees_them_and_only_when_asked_for(folder: Path) -> None:
+    Image.new("RGBA", (4, 2), (255, 0, 0, 0)).save(folder / "clear.png")
+    turned = Image.Exif()
+    turned[0x0112] = 6  # a quarter turn
+    Image.new("RGB", (40, 20)).save(folder / "turned.jpg", exif=turned)
+    whole = (folder / "a.png").read_bytes()
+    (folder / "cut.png").write_bytes(whole[: len(whole) // 2])
+    rows = [GOOD | {"images": ["clear.png", "turned.jpg"]}, GOOD | {"images": ["cut.png"]}]
+    questions = read_questions(write(folder, *rows))
+    assert len(questions) == 2
+    asked = iter(questions)
+    clear, upright = next(asked).images
+    assert clear.getpixel((0, 0)) == (255, 255, 255)
+    assert upright.size == (20, 40)
+    with pytest.raises(ImageError, match=r"line 2: .*cut\.png cannot be read"):
+        next(asked)
+
+
+def test_lines_end_where_json_lines_end_and_a_byte_order_mark_is_no_part_of_them(folder: Path) -> None:
+    path = folder / "questions.jsonl"
+    row = json.dumps(GOOD | {"question": "one\u2028two\x85three"}, ensure_ascii=False)
+    path.write_text(f"{row}\r\n{row}\r\n", encoding="utf-8-sig")
+    assert [question.prompt for question in read_questions(path)] == ["one\u2028two\x85three"] * 2
+
+
 @pytest.mark.parametrize("name", ["missing.png", "text.png"])
 def test_a_picture_that_cannot_be_read_is_named(folder: Path, name: str) -> None:
     with pytest.raises(ImageError, match=name):
