@@ -61,11 +61,15 @@ class EvalCommand:
         from neo_edge_calibration.evaluation import evaluate
 
         questions: Iterable[Question] = _questions(args)
+        if args.swap_images:
+            questions = with_pictures_of_others(list(questions))
+            if not questions:
+                raise InputError(
+                    "--swap-images needs two questions with equally many pictures: ask more of them"
+                )
         with neo_edge.load(
             args.bundle, variant=args.variant, threads=args.threads, protocol=args.protocol
         ) as model:
-            if args.swap_images:
-                questions = with_pictures_of_others(list(questions))
             scores = evaluate(model, progress(questions, description="asking", unit="questions"))
         if args.json:
             families = {

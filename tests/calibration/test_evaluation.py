@@ -5,8 +5,10 @@ from __future__ import annotations
 import gc
 import weakref
 
+import pytest
 from PIL import Image
 
+from neo_edge.cli import main
 from neo_edge_calibration.evaluation import evaluate, scene_questions
 from neo_edge_calibration.question import Question, Questions
 
@@ -50,3 +52,9 @@ def test_scene_questions_are_counted_before_any_is_drawn() -> None:
     questions = scene_questions(["colour", "when"], 7, 1000)
     assert len(questions) == 2000
     assert next(iter(questions)) == next(iter(questions))
+
+
+def test_swapping_pictures_needs_two_questions(capsys: pytest.CaptureFixture[str]) -> None:
+    arguments = ["--family", "box", "--count", "1", "--swap-images"]
+    assert main(["eval", "x.bundle", *arguments]) == 1
+    assert "needs two questions" in capsys.readouterr().err
