@@ -7,6 +7,7 @@ import sys
 import textwrap
 from collections.abc import Sequence
 from dataclasses import dataclass
+from importlib.util import find_spec
 from pathlib import Path
 from random import Random
 
@@ -15,7 +16,7 @@ from PIL import Image, ImageDraw, ImageFont
 import neo_edge
 from neo_edge.bundle import open_bundle
 from neo_edge.checkpoint import open_checkpoint, resolve_checkpoint
-from neo_edge.errors import BundleError, ExportError
+from neo_edge.errors import BundleError, ExportError, MissingExtraError
 from neo_edge_calibration.evaluation import ask
 from neo_edge_calibration.question import Question
 from neo_edge_calibration.scenes import FAMILIES, make_question
@@ -52,6 +53,7 @@ def run_demo(out: Path, seed: int) -> DemoResult:
     """Exports the bundle unless it is there, asks, and writes `demo.png`.
 
     Raises:
+        MissingExtraError: there is something to export, and torch is not installed.
         ExportError: the export failed; what it printed says why.
     """
     bundle = out / f"{CHECKPOINT}.bundle"
@@ -116,6 +118,8 @@ def _export(target: Path) -> None:
     if _is_current(target):
         print(f"{target} holds this checkpoint already: it is used as it is")
         return
+    if find_spec("torch") is None:
+        raise MissingExtraError("torch", "export")
     target.parent.mkdir(parents=True, exist_ok=True)
     arguments = ["export", CHECKPOINT, "-o", str(target), "--precision", "fp32", "--overwrite"]
     print(f"$ neo-edge {' '.join(arguments)}", flush=True)
