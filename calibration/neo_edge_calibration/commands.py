@@ -29,9 +29,11 @@ class EvalCommand:
         parser.add_argument(
             "bundle", metavar="BUNDLE", type=Path, help="directory that neo-edge export wrote"
         )
-        parser.add_argument("--variant", help="default: the first that the installed onnxruntime can run")
         parser.add_argument(
-            "--seed", type=int, default=0, help="of the scenes; training saw none of them (default 0)"
+            "--variant", metavar="V", help="default: the first that the installed onnxruntime can run"
+        )
+        parser.add_argument(
+            "--seed", type=int, default=0, metavar="N", help="draws the scenes; training saw none (default 0)"
         )
         parser.add_argument(
             "--count", type=int, default=100, metavar="N", help="scenes a family (default 100)"
@@ -48,7 +50,10 @@ class EvalCommand:
             help="show each question another scene's pictures: a model that sees fails",
         )
         parser.add_argument(
-            "--protocol", default="edge", help="how to ask: edge, neo-ov-image, ... (default edge)"
+            "--protocol",
+            default="edge",
+            metavar="NAME",
+            help="how to ask: edge (default), neo-ov-image, neo-ov-video, neo-ov-spatial or neo1.0",
         )
         parser.add_argument("--threads", type=int, metavar="N", help="default: the physical cores")
         parser.add_argument("--json", action="store_true", help="print the result as JSON")
@@ -89,9 +94,15 @@ class DemoCommand:
 
     def add_arguments(self, parser: argparse.ArgumentParser) -> None:
         """Declares the arguments."""
-        parser.add_argument("--seed", type=int, default=DEMO_SEED, help="draws the questions (default 1)")
         parser.add_argument(
-            "--out", type=Path, default=Path("out"), help="where bundle and picture go (default out)"
+            "--seed", type=int, default=DEMO_SEED, metavar="N", help="draws the questions (default 1)"
+        )
+        parser.add_argument(
+            "--out",
+            type=Path,
+            default=Path("out"),
+            metavar="FOLDER",
+            help="for bundle and picture (default out)",
         )
 
     def run(self, args: argparse.Namespace) -> int:

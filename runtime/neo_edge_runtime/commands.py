@@ -30,10 +30,17 @@ class RunCommand:
             "bundle", metavar="BUNDLE", type=Path, help="directory that neo-edge export wrote"
         )
         parser.add_argument(
-            "question", metavar="QUESTION", help="<image> says where a picture stands; else first"
+            "question",
+            metavar="QUESTION",
+            help="<image> in it says where a picture stands; without it pictures come first",
         )
         parser.add_argument(
-            "--image", action="append", default=[], type=Path, metavar="FILE", help="may be repeated"
+            "--image",
+            action="append",
+            default=[],
+            type=Path,
+            metavar="FILE",
+            help="a picture; may be repeated",
         )
         parser.add_argument(
             "--frame",
@@ -43,14 +50,21 @@ class RunCommand:
             help="a frame of a video and its time; may be repeated, in order",
         )
         parser.add_argument(
-            "--video-duration", type=float, metavar="SECONDS", help="of the whole video; with --fps"
+            "--video-duration", type=float, metavar="SECONDS", help="length of the whole video; with --fps"
         )
-        parser.add_argument("--fps", type=float, help="frames per second at which the frames were taken")
-        parser.add_argument("--system", help="system prompt (default: the protocol's)")
         parser.add_argument(
-            "--protocol", default="edge", help="how to ask: edge, neo-ov-image, neo-ov-video, ..."
+            "--fps", type=float, metavar="X", help="frames per second at which the frames were taken"
         )
-        parser.add_argument("--variant", help="default: the first that the installed onnxruntime can run")
+        parser.add_argument("--system", metavar="TEXT", help="system prompt (default: the protocol's)")
+        parser.add_argument(
+            "--protocol",
+            default="edge",
+            metavar="NAME",
+            help="how to ask: edge (default), neo-ov-image, neo-ov-video, neo-ov-spatial or neo1.0",
+        )
+        parser.add_argument(
+            "--variant", metavar="V", help="default: the first that the installed onnxruntime can run"
+        )
         parser.add_argument("--threads", type=int, metavar="N", help="default: the physical cores")
         parser.add_argument(
             "--max-pixels", type=int, metavar="N", help="larger pictures are scaled down to this area"
@@ -59,16 +73,28 @@ class RunCommand:
             "--max-visual-tokens", type=int, metavar="N", help="refuse pictures that give more"
         )
         parser.add_argument(
-            "--upstream-image-rules", action="store_true", help="ignore EXIF orientation, as NEO does"
+            "--upstream-image-rules",
+            action="store_true",
+            help="treat EXIF orientation and transparency as NEO's own code does",
         )
         sampling = parser.add_argument_group("sampling", "what is not given is the protocol's")
-        sampling.add_argument("--temperature", type=float, help="0: greedy")
-        sampling.add_argument("--top-k", type=int)
-        sampling.add_argument("--top-p", type=float)
-        sampling.add_argument("--min-p", type=float)
-        sampling.add_argument("--repetition-penalty", type=float)
-        sampling.add_argument("--max-new-tokens", type=int)
-        sampling.add_argument("--seed", type=int)
+        sampling.add_argument(
+            "--temperature", type=float, metavar="X", help="0: greedy; higher is more varied"
+        )
+        sampling.add_argument("--top-k", type=int, metavar="N", help="keep the N likeliest tokens")
+        sampling.add_argument(
+            "--top-p", type=float, metavar="X", help="keep the likeliest tokens that reach this probability"
+        )
+        sampling.add_argument(
+            "--min-p", type=float, metavar="X", help="keep tokens this fraction as likely as the likeliest"
+        )
+        sampling.add_argument(
+            "--repetition-penalty", type=float, metavar="X", help="above 1: tokens seen before get rarer"
+        )
+        sampling.add_argument(
+            "--max-new-tokens", type=int, metavar="N", help="the answer ends here at the latest"
+        )
+        sampling.add_argument("--seed", type=int, metavar="N", help="repeats the same draws")
         sampling.add_argument(
             "--stop", action="append", metavar="TEXT", help="the answer ends before it; repeatable"
         )
@@ -124,7 +150,9 @@ class ParityCommand:
         parser.add_argument(
             "bundle", metavar="BUNDLE", type=Path, help="directory that neo-edge export wrote"
         )
-        parser.add_argument("golden", metavar="GOLDEN.npz", nargs="+", type=Path)
+        parser.add_argument(
+            "golden", metavar="GOLDEN.npz", nargs="+", type=Path, help="prompts with upstream's numbers"
+        )
         parser.add_argument(
             "--chunked", action="store_true", help="prefill in chunks of 16 tokens or a whole image"
         )

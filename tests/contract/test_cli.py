@@ -6,7 +6,7 @@ import os
 import subprocess
 import sys
 from collections.abc import Callable, Sequence
-from importlib.metadata import EntryPoint
+from importlib.metadata import EntryPoint, entry_points
 from pathlib import Path
 
 import pytest
@@ -15,6 +15,7 @@ from tiny_bundle import write_bundle
 from neo_edge import __version__, cli
 from neo_edge.config import load_config
 from neo_edge.errors import InputError, MissingExtraError
+from neo_edge.protocols import PROTOCOLS
 
 Run = Callable[[argparse.Namespace], int]
 
@@ -181,3 +182,27 @@ def test_verify_reports_json(bundle: Path, capsys: pytest.CaptureFixture[str]) -
 def test_verify_of_what_is_no_bundle_is_an_error(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert cli.main(["verify", str(tmp_path)]) == 1
     assert "error: " in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("verb", ["demo", "eval", "export", "parity", "run", "verify"])
+def test_every_argument_of_every_verb_says_what_it_is(verb: str) -> None:
+    assert [action.dest for action in arguments_of(verb) if not action.help] == []
+    summary = command_of(verb).summary
+    assert summary[0].islower(), "the list of verbs has one style"
+    assert not summary.endswith(".")
+
+
+@pytest.mark.parametrize("verb", ["eval", "run"])
+def test_help_names_every_protocol(verb: str) -> None:
+    shown = next(action.help or "" for action in arguments_of(verb) if action.dest == "protocol")
+    assert [name for name in PROTOCOLS if name not in shown] == []
+
+
+def arguments_of(verb: str) -> Sequence[argparse.Action]:
+    parser = argparse.ArgumentParser()
+    command_of(verb).add_arguments(parser)
+    return parser._actions
+
+
+def command_of(verb: str) -> cli.Command:
+    return cli.loader(next(entry for entry in entry_points(group=cli.GROUP) if entry.name == verb))()
