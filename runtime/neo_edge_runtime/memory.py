@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from neo_edge.errors import InputError, MemoryBudgetError
+from neo_edge_runtime.control_groups import CGROUP, PROC, own_groups, read_text
 from neo_edge_runtime.kv_cache import cache_bytes
 
 if TYPE_CHECKING:
@@ -17,8 +18,11 @@ if TYPE_CHECKING:
     from neo_edge_runtime.backend import BackendTraits
 
 _FLOAT32 = 4  # bytes
-_PROC = Path("/proc")
-_CGROUP = Path("/sys/fs/cgroup")
+# Of a control group by version: its limit, its use, and the part of its use that the system can take back.
+_GROUP_FILES = {
+    1: ("memory.limit_in_bytes", "memory.usage_in_bytes", "total_inactive_file"),
+    2: ("memory.max", "memory.current", "inactive_file"),
+}
 
 
 @dataclass(frozen=True)
@@ -150,7 +154,7 @@ class MemoryBudget:
             self._held += size_bytes
 
 
-def available_memory_bytes(proc: Path = _PROC, cgroup: Path = _CGROUP) -> int | None:
+def available_memory_bytes(proc: Path = PROC, cgroup: Path = CGROUP) -> int | None:
     """Bytes that can be allocated without swapping; None where the system does not say.
 
     On Linux the least of /proc/meminfo's MemAvailable and the room in each control group around this process.
@@ -165,7 +169,7 @@ def available_memory_bytes(proc: Path = _PROC, cgroup: Path = _CGROUP) -> int | 
 
 def peak_memory_bytes() -> int | None:
     """Largest resident size of this process so far; None where the system does not say."""
-    peak_kib = _colon_table(_PROC / "self" / "status").get("VmHWM")
+    peak_kib = _colon_table(PROC / "self" / "status").get("VmHWM")
     if peak_kib is not None:
         return peak_kib * 1024
     if sys.platform == "win32":
@@ -179,49 +183,26 @@ def peak_memory_bytes() -> int | None:
 def _cgroup_rooms(proc: Path, cgroup: Path) -> list[int]:
     """Limit minus use (page cache that can be dropped is free) of every group from this process's up to the root."""
     rooms = []
-    for line in _text(proc / "self" / "cgroup").splitlines():
-        _, controllers, name = [*line.split(":", 2), "", ""][:3]
-        if controllers == "":
-            base, limit_file, usage_file, reclaimable = (
-                cgroup,
-                "memory.max",
-                "memory.current",
-                "inactive_file",
+    for folder, version in own_groups("memory", proc, cgroup):
+        limit_file, usage_file, reclaimable = _GROUP_FILES[version]
+        limit, usage = read_text(folder / limit_file), read_text(folder / usage_file)
+        if limit.isdigit() and usage.isdigit():
+            stat = dict(
+                pair.split(" ", 1) for pair in read_text(folder / "memory.stat").splitlines() if " " in pair
             )
-        elif "memory" in controllers.split(","):
-            base, limit_file, usage_file = cgroup / "memory", "memory.limit_in_bytes", "memory.usage_in_bytes"
-            reclaimable = "total_inactive_file"
-        else:
-            continue
-        group = base / name.lstrip("/")
-        for folder in (group, *group.parents):
-            limit, usage = _text(folder / limit_file).strip(), _text(folder / usage_file).strip()
-            if limit.isdigit() and usage.isdigit():
-                stat = dict(
-                    pair.split(" ", 1) for pair in _text(folder / "memory.stat").splitlines() if " " in pair
-                )
-                rooms.append(int(limit) - int(usage) + int(stat.get(reclaimable, "0")))
-            if folder == base:
-                break
+            rooms.append(int(limit) - int(usage) + int(stat.get(reclaimable, "0")))
     return rooms
 
 
 def _colon_table(path: Path) -> dict[str, int]:
     """`Name:  123 kB` lines as numbers."""
     table = {}
-    for line in _text(path).splitlines():
+    for line in read_text(path).splitlines():
         name, _, rest = line.partition(":")
         number = rest.split()
         if number and number[0].isdigit():
             table[name] = int(number[0])
     return table
-
-
-def _text(path: Path) -> str:
-    try:
-        return path.read_text(encoding="utf-8", errors="replace")
-    except OSError:
-        return ""
 
 
 def _mib(size_bytes: int) -> str:

@@ -29,3 +29,17 @@ def test_a_container_that_may_use_one_and_a_half_processors_gets_two_threads(tmp
     (group / "cpu.max").write_text("max 100000\n")
     (tmp_path / "cgroup" / "cpu.max").write_text("10000 100000\n")
     assert usable_physical_cores(tmp_path / "none", tmp_path, tmp_path / "cgroup") == 1
+
+
+def test_the_older_control_groups_quota_counts_too(tmp_path: Path) -> None:
+    group = tmp_path / "cgroup" / "cpu"
+    group.mkdir(parents=True)
+    (tmp_path / "self").mkdir()
+    # In a container the name is the host's, and the container's own files stand at the mount's root.
+    (tmp_path / "self" / "cgroup").write_text("5:memory:/docker/x\n4:cpu,cpuacct:/docker/x\n")
+    (group / "cpu.cfs_period_us").write_text("100000\n")
+    (group / "cpu.cfs_quota_us").write_text("50000\n")
+    assert usable_physical_cores(tmp_path / "none", tmp_path, tmp_path / "cgroup") == 1
+    (group / "cpu.cfs_quota_us").write_text("-1\n")
+    allowed = len(os.sched_getaffinity(0))
+    assert usable_physical_cores(tmp_path / "none", tmp_path, tmp_path / "cgroup") == allowed
