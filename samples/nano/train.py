@@ -20,18 +20,18 @@ from typing import Any, TextIO
 
 import torch
 import torch.distributed
-import torch.nn.functional as F
+from safetensors.torch import load_file
 from tokenizers import Tokenizer
-from torch import Tensor
 from torch.multiprocessing.spawn import start_processes
 
-from batches import KINDS, PICTURE_SIZE, Batch, Encoder, Feeder, batches
+from batches import PICTURE_SIZE, Batch, Encoder, Feeder
 from checkpoint import nano_config, write_checkpoint
+from losses import Perception, teacher_forced, token_losses
 from neo_edge.config import parse_config
 from neo_edge_calibration.scenes import FAMILIES
 from neo_edge_export.reference import NeoModel
 from tokenizer import train_tokenizer
-from training_forward import Inputs, forward, use_compiled
+from training_forward import use_compiled
 
 
 @dataclass(frozen=True)
@@ -47,7 +47,7 @@ class Recipe:
     weight_decay: float = 0.02
     clip: float = 1.0
     blur: tuple[float, float] = (3.0, 0.8)  # of coordinates, first and last, see `token_losses`
-    perception: float = 0.3  # weight of what visual tokens are asked directly, see `Perception`
+    perception: float = 0.6  # weight of what visual tokens are asked directly, see `Perception`
     average: float = 0.998  # decay of the moving average of the weights, which is what ships
     minutes: float = 90.0  # of training, summed over resumed runs
 
@@ -66,15 +66,28 @@ def main() -> None:
     parser.add_argument(
         "--boost", nargs="*", default=[], metavar="FAMILY=WEIGHT", help="draw a family more often"
     )
+    parser.add_argument(
+        "--start-from",
+        type=Path,
+        metavar="CHECKPOINT",
+        help="weights and tokenizer to begin with, not chance",
+    )
+    parser.add_argument(
+        "--scenes",
+        default="",
+        metavar="NAME",
+        help="draw other scenes than a run without this, or another name",
+    )
     parser.add_argument("--processes", type=int, default=2, help="data-parallel processes, a thread each")
     parser.add_argument("--compile", action=argparse.BooleanOptionalAction, default=True)
     args = parser.parse_args()
     boost = {name: float(weight) for name, weight in (item.split("=") for item in args.boost)}
-    recipe = Recipe(families=tuple(args.families), minutes=args.minutes)
+    # No number can collide: `neo-edge eval --seed` draws scenes of plain numbers.
+    recipe = Recipe(f"train{args.scenes}", tuple(args.families), minutes=args.minutes)
     args.out.mkdir(parents=True, exist_ok=True)
     meeting = args.out / "meeting"
     meeting.unlink(missing_ok=True)
-    arguments = (args.processes, meeting, recipe, args.out, args.compile, boost)
+    arguments = (args.processes, meeting, recipe, args.out, args.compile, boost, args.start_from)
     start_processes(_process, arguments, nprocs=args.processes, start_method="spawn")
 
 
@@ -99,16 +112,22 @@ class Training:
         out: Path,
         compiled: bool,
         boost: dict[str, float],
+        start_from: Path | None = None,
         *,
         rank: int = 0,
         ranks: int = 1,
     ) -> None:
         self.recipe, self.out, self.rank, self.ranks = recipe, out, rank, ranks
-        self.tokenizer = self._tokenizer()
+        self.tokenizer = self._tokenizer(start_from)
         self.raw_config = nano_config(self.tokenizer)
         torch.manual_seed(0)
         self.model = NeoModel(parse_config(self.raw_config))
         initialise(self.model)
+        if start_from is not None:
+            stored = load_file(start_from / "model.safetensors")
+            self.model.load_state_dict(
+                {name: tensor.float() for name, tensor in stored.items()}, strict=False
+            )
         self.perception, self.perceived = Perception(self.model.config.decoder.hidden_size), 0.0
         self.trained = torch.nn.ModuleDict({"model": self.model, "perception": self.perception})
         decayed = [p for p in self.trained.parameters() if p.ndim > 1]
@@ -226,10 +245,13 @@ class Training:
         model.load_state_dict(self.average)
         return model
 
-    def _tokenizer(self) -> Tokenizer:
+    def _tokenizer(self, start_from: Path | None) -> Tokenizer:
         path = self.out / "tokenizer.json"
         if not path.exists() and self.rank == 0:
-            train_tokenizer().save(str(path))
+            if start_from is None:
+                train_tokenizer().save(str(path))
+            else:
+                path.write_bytes((start_from / "tokenizer.json").read_bytes())
         if self.ranks > 1:
             torch.distributed.barrier()
         tokenizer: Tokenizer = Tokenizer.from_file(str(path))
@@ -289,83 +311,6 @@ def schedule(recipe: Recipe, step: int, seconds: float) -> float:
     """Warm up by steps, stay, then fall linearly over the last share of the time."""
     left = 1 - seconds / (recipe.minutes * 60)
     return min(step / recipe.warmup_steps, 1.0) * min(max(left / recipe.decay_share, 0.02), 1.0)
-
-
-def model_inputs(batch: Batch) -> Inputs:
-    return Inputs(
-        *(torch.from_numpy(array) for array in (batch.ids, batch.position_ids, batch.is_visual)),
-        *(torch.from_numpy(array) for array in (batch.patches, batch.xy)),
-    )
-
-
-def token_losses(
-    model: NeoModel, batch: Batch, coordinate_ids: Tensor, blur: float
-) -> tuple[Tensor, Tensor, Tensor]:
-    """Weighted cross entropy of every next token, and the weights, both [B, S - 1]; and `forward`'s second part.
-
-    A coordinate's target is a bell of width `blur` (in steps of ten thousandths) around the right one: near
-    misses are told apart from far ones, which lets a small model find boxes much earlier.
-    """
-    inputs, weight = model_inputs(batch), torch.from_numpy(batch.weight)
-    ids, is_coordinate = inputs.ids, torch.from_numpy(batch.is_coordinate)
-    ahead = F.pad(weight[:, 1:], (0, 1)) > 0
-    logits, half_way = forward(model, inputs, ahead)
-    log_p = logits.float().log_softmax(-1)
-    targets, blurred = ids[:, 1:][ahead[:, :-1]], is_coordinate[:, 1:][ahead[:, :-1]]
-    found = -log_p.gather(1, targets[:, None])[:, 0]
-    steps = (targets[blurred][:, None] == coordinate_ids).int().argmax(1)
-    near = -(log_p[blurred][:, coordinate_ids] * bell(steps, blur)).sum(1)
-    found = found.index_put((blurred.nonzero()[:, 0],), near)
-    losses = torch.zeros_like(weight[:, 1:])
-    losses[ahead[:, :-1]] = found
-    return losses * weight[:, 1:], weight[:, 1:], half_way
-
-
-def bell(steps: Tensor, width: float) -> Tensor:
-    """[N] places to [N, 101] weights around them that add up to 1."""
-    distance = torch.arange(101) - steps[:, None]
-    return torch.softmax(-0.5 * (distance / width).square(), dim=1)
-
-
-class Perception(torch.nn.Module):
-    """Asks every visual token half-way through the decoder what it shows: kind and box. Used in training only.
-
-    Answers alone say little about most of a picture; with this each of its tokens is taught at each step.
-    """
-
-    def __init__(self, hidden_size: int) -> None:
-        super().__init__()
-        self.kind = torch.nn.Linear(hidden_size, len(KINDS) + 1)
-        self.box = torch.nn.Linear(hidden_size, 4 * 101)
-
-    def forward(self, visual: Tensor, seen: Tensor, blur: float) -> Tensor:
-        """Mean loss over the visual tokens [P / 4, hidden], given what they show [P / 4, 5]."""
-        normed = F.rms_norm(visual, visual.shape[-1:])
-        kind, box = self.kind(normed), self.box(normed)
-        shown = seen[:, 0] > 0
-        log_p = box[shown].view(-1, 101).log_softmax(-1)
-        off = -(log_p * bell(seen[shown, 1:].flatten(), blur)).sum() / max(len(log_p), 1)
-        found: Tensor = F.cross_entropy(kind, seen[:, 0]) + off
-        return found
-
-
-@torch.no_grad()
-def teacher_forced(model: NeoModel, tokenizer: Path, families: tuple[str, ...]) -> dict[str, float]:
-    """Share of held-out samples, a family each, whose last answer is right when the steps before it are given."""
-    right: defaultdict[str, list[float]] = defaultdict(list)
-    source = batches(tokenizer, "held-out", 0, dict.fromkeys(families, 1.0), 4096)
-    while sum(map(len, right.values())) < 40 * len(families):
-        batch = next(source)
-        inputs, weight = model_inputs(batch), torch.from_numpy(batch.weight)
-        ids = inputs.ids
-        final = weight == weight.max(1, keepdim=True).values
-        ahead = F.pad(final[:, 1:], (0, 1))
-        found = torch.zeros_like(ids)
-        found[ahead] = forward(model, inputs, ahead)[0].argmax(-1)
-        wrong = ((found[:, :-1] != ids[:, 1:]) & ahead[:, :-1]).any(1)
-        for family, failed in zip(batch.families, wrong.tolist(), strict=True):
-            right[family].append(float(not failed))
-    return {family: round(sum(values) / len(values), 3) for family, values in sorted(right.items())}
 
 
 if __name__ == "__main__":

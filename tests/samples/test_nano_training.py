@@ -19,6 +19,7 @@ from tokenizers import Tokenizer  # noqa: E402
 
 from batches import KINDS, PICTURE_SIZE, Encoder, batches, collate, draw_question, seen_in  # noqa: E402
 from checkpoint import nano_config, write_checkpoint  # noqa: E402
+from losses import model_inputs  # noqa: E402
 from neo_edge.checkpoint import open_checkpoint  # noqa: E402
 from neo_edge.config import parse_config  # noqa: E402
 from neo_edge.patch_grid import PatchGrid, pack_order  # noqa: E402
@@ -26,7 +27,7 @@ from neo_edge.tokenizer import load_tokenizer  # noqa: E402
 from neo_edge_calibration.question import Region  # noqa: E402
 from neo_edge_calibration.scenes import FAMILIES  # noqa: E402
 from neo_edge_export.reference import NeoModel  # noqa: E402
-from train import Recipe, Training, model_inputs  # noqa: E402
+from train import Recipe, Training  # noqa: E402
 from training_forward import forward  # noqa: E402
 
 SHIPPED = Path(__file__).parents[2] / "neo_edge" / "checkpoints" / "neo-ov-nano"

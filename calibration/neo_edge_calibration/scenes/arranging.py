@@ -9,7 +9,7 @@ from typing import TypeVar
 from neo_edge_calibration.scenes.drawing import COLOURS, SHAPES, Place, Scene, Thing
 
 SIDE_PX = (96, 320)  # a picture's sides
-MIN_THING_PX = 26  # smaller shapes are hard to tell apart in 32 px tokens
+MIN_THING_PX = 40  # a shape then covers a visual token of 32 px, wherever it lies
 GAP_PX = 4  # free pixels between two things
 T = TypeVar("T")
 
@@ -31,7 +31,7 @@ def picture_size(rng: Random, low: int = SIDE_PX[0], high: int = SIDE_PX[1]) -> 
 
 def place(rng: Random, width: int, height: int, among: list[Place]) -> Place | None:
     """A free place of random size, or None when the dice find none."""
-    largest = max(MIN_THING_PX + 4, round(min(width, height) * 0.36))
+    largest = max(MIN_THING_PX + 4, round(min(width, height) * 0.34))
     wide = rng.randint(MIN_THING_PX, largest)
     high = min(max(MIN_THING_PX, round(wide * rng.uniform(0.8, 1.25))), largest)
     found = Place(rng.randint(1, width - wide - 1), rng.randint(1, height - high - 1), wide, high)
@@ -56,7 +56,7 @@ def places(rng: Random, width: int, height: int, count: int) -> list[Place]:
 
 def capacity(width: int, height: int, most: int = 5) -> int:
     """How many things fit without a long search."""
-    return max(2, min(most, width * height // 4500))
+    return max(2, min(most, width * height // 7500))
 
 
 def names(rng: Random, count: int) -> list[tuple[str, str]]:

@@ -14,6 +14,7 @@ from neo_edge_calibration.scenes.single import countable, counted_scene
 from neo_edge_calibration.scenes.wording import answered, boxes, grounded
 
 PICTURE_SIDE_PX = (96, 192)  # of one of several pictures
+COUNTED_SIDE_PX = (144, 208)  # of a picture whose things are counted
 FRAME_SIDE_PX = (96, 176)  # of a video's frame
 TRAVEL = 0.34  # part of the side that a moving thing crosses, at least
 FRAME_RATES = (0.5, 1.0, 2.0, 4.0)  # frames a second
@@ -48,11 +49,11 @@ def more(rng: Random) -> Question:
     """Finds the picture with more things, or more of a colour or shape."""
     what = countable(rng)
     least = 1 if what == "objects" else 0
-    first, second = until(lambda: _two_numbers(rng, least, 4))
+    first, second = until(lambda: _two_numbers(rng, least, 3))
     scenes, lines = [], []
     for index, wanted in enumerate((first, second), 1):
-        size = picture_size(rng, 128, PICTURE_SIDE_PX[1])
-        scene, matching, _ = counted_scene(rng, *size, wanted, 4, what)
+        size = picture_size(rng, *COUNTED_SIDE_PX)
+        scene, matching, _ = counted_scene(rng, *size, wanted, 3, what)
         scenes.append(scene)
         lines.append(f"Image-{index}: {boxes(scene, matching)} {wanted}")
     prompt = rng.choice(

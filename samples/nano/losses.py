@@ -1,0 +1,91 @@
+"""What the nano model is taught: the next token of the answer, and what each visual token shows."""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from pathlib import Path
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from batches import KINDS, Batch, batches
+from neo_edge_export.reference import NeoModel
+from training_forward import Inputs, forward
+
+
+def model_inputs(batch: Batch) -> Inputs:
+    return Inputs(
+        *(torch.from_numpy(array) for array in (batch.ids, batch.position_ids, batch.is_visual)),
+        *(torch.from_numpy(array) for array in (batch.patches, batch.xy)),
+    )
+
+
+def token_losses(
+    model: NeoModel, batch: Batch, coordinate_ids: Tensor, blur: float
+) -> tuple[Tensor, Tensor, Tensor]:
+    """Weighted cross entropy of every next token, and the weights, both [B, S - 1]; and `forward`'s second part.
+
+    A coordinate's target is a bell of width `blur` (in steps of ten thousandths) around the right one: near
+    misses are told apart from far ones, which lets a small model find boxes much earlier.
+    """
+    inputs, weight = model_inputs(batch), torch.from_numpy(batch.weight)
+    ids, is_coordinate = inputs.ids, torch.from_numpy(batch.is_coordinate)
+    ahead = F.pad(weight[:, 1:], (0, 1)) > 0
+    logits, half_way = forward(model, inputs, ahead)
+    log_p = logits.float().log_softmax(-1)
+    targets, blurred = ids[:, 1:][ahead[:, :-1]], is_coordinate[:, 1:][ahead[:, :-1]]
+    found = -log_p.gather(1, targets[:, None])[:, 0]
+    steps = (targets[blurred][:, None] == coordinate_ids).int().argmax(1)
+    near = -(log_p[blurred][:, coordinate_ids] * bell(steps, blur)).sum(1)
+    found = found.index_put((blurred.nonzero()[:, 0],), near)
+    losses = torch.zeros_like(weight[:, 1:])
+    losses[ahead[:, :-1]] = found
+    return losses * weight[:, 1:], weight[:, 1:], half_way
+
+
+def bell(steps: Tensor, width: float) -> Tensor:
+    """[N] places to [N, 101] weights around them that add up to 1."""
+    distance = torch.arange(101) - steps[:, None]
+    return torch.softmax(-0.5 * (distance / width).square(), dim=1)
+
+
+class Perception(torch.nn.Module):
+    """Asks every visual token half-way through the decoder what it shows: kind and box. Used in training only.
+
+    Answers alone say little about most of a picture; with this each of its tokens is taught at each step.
+    """
+
+    def __init__(self, hidden_size: int) -> None:
+        super().__init__()
+        self.kind = torch.nn.Linear(hidden_size, len(KINDS) + 1)
+        self.box = torch.nn.Linear(hidden_size, 4 * 101)
+
+    def forward(self, visual: Tensor, seen: Tensor, blur: float) -> Tensor:
+        """Mean loss over the visual tokens [P / 4, hidden], given what they show [P / 4, 5]."""
+        normed = F.rms_norm(visual, visual.shape[-1:])
+        kind, box = self.kind(normed), self.box(normed)
+        shown = seen[:, 0] > 0
+        log_p = box[shown].view(-1, 101).log_softmax(-1)
+        off = -(log_p * bell(seen[shown, 1:].flatten(), blur)).sum() / max(len(log_p), 1)
+        found: Tensor = F.cross_entropy(kind, seen[:, 0]) + off
+        return found
+
+
+@torch.no_grad()
+def teacher_forced(model: NeoModel, tokenizer: Path, families: tuple[str, ...]) -> dict[str, float]:
+    """Share of held-out samples, a family each, whose last answer is right when the steps before it are given."""
+    right: defaultdict[str, list[float]] = defaultdict(list)
+    source = batches(tokenizer, "held-out", 0, dict.fromkeys(families, 1.0), 4096)
+    while sum(map(len, right.values())) < 40 * len(families):
+        batch = next(source)
+        inputs, weight = model_inputs(batch), torch.from_numpy(batch.weight)
+        ids = inputs.ids
+        final = weight == weight.max(1, keepdim=True).values
+        ahead = F.pad(final[:, 1:], (0, 1))
+        found = torch.zeros_like(ids)
+        found[ahead] = forward(model, inputs, ahead)[0].argmax(-1)
+        wrong = ((found[:, :-1] != ids[:, 1:]) & ahead[:, :-1]).any(1)
+        for family, failed in zip(batch.families, wrong.tolist(), strict=True):
+            right[family].append(float(not failed))
+    return {family: round(sum(values) / len(values), 3) for family, values in sorted(right.items())}
