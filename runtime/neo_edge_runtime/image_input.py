@@ -92,6 +92,13 @@ def load_image(source: ImageSource, *, upstream_rules: bool = False) -> Image.Im
     return _to_rgb(image, upstream_rules=upstream_rules)
 
 
+def is_one_image(value: object) -> bool:
+    """Whether this is what `load_image` takes and not a list of it; a path is a sequence of letters, too."""
+    if isinstance(value, np.ndarray):
+        return value.ndim < 4
+    return isinstance(value, str | os.PathLike | bytes | bytearray | memoryview | BinaryReader | Image.Image)
+
+
 def _decode(source: str | os.PathLike[str] | bytes | bytearray | memoryview | BinaryReader) -> Image.Image:
     name, data = _read(source)
     if not data:

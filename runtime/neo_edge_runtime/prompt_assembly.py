@@ -8,10 +8,10 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from neo_edge.errors import PromptError, TokenizerError
+from neo_edge.errors import InputError, PromptError, TokenizerError
 from neo_edge.prompt import Message, encode_chat, encode_followup, place_frames
 from neo_edge.tokens import SpecialTokens
-from neo_edge_runtime.image_input import load_image
+from neo_edge_runtime.image_input import is_one_image, load_image
 from neo_edge_runtime.preprocessing import size_image
 
 if TYPE_CHECKING:
@@ -56,7 +56,7 @@ class PromptAssembly:
             if video_duration_s is not None or fps is not None:
                 raise PromptError("video_duration_s and fps describe frames, and there are none: pass frames")
             return self.size(images), text
-        if images:
+        if is_one_image(images) or len(images):
             raise PromptError("images and frames cannot be asked about at once: pass the images as frames")
         shown = place_frames(
             text,
@@ -68,7 +68,9 @@ class PromptAssembly:
         return self.size([frame.image for frame in frames]), shown
 
     def size(self, images: Sequence[ImageSource]) -> list[SizedImage]:
-        """Loads and resizes pictures; raises `ImageError`."""
+        """Loads and resizes pictures; raises `ImageError`, or `InputError` for a picture that is not in a list."""
+        if is_one_image(images):
+            raise InputError(f"images is one {type(images).__name__}; pass a list, such as images=[picture]")
         loaded = (load_image(image, upstream_rules=self.upstream_image_rules) for image in images)
         return [size_image(image, self.config.vision, self.limits) for image in loaded]
 

@@ -7,6 +7,7 @@ import logging
 import threading
 from collections.abc import Iterator
 from dataclasses import replace
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -301,6 +302,19 @@ def test_a_bundle_without_a_tokenizer_takes_token_ids_and_says_so(backend: Numpy
         model.generate([1, 2, 3], options=options(stop=("a",)))
     with pytest.raises(TokenizerError, match="token ids"):
         model.chat().send("hello")
+
+
+@pytest.mark.parametrize(
+    "picture", ["scene.png", Path("scene.png"), b"PNG", PICTURE, Image.fromarray(PICTURE)]
+)
+def test_a_picture_that_is_not_in_a_list_is_refused_with_the_cure(model: Model, picture: object) -> None:
+    with pytest.raises(InputError, match=r"pass a list, such as images=\[picture\]"):
+        model.generate("where?", picture)  # type: ignore[arg-type]
+
+
+def test_a_batch_of_pictures_is_a_list_of_them(model: Model) -> None:
+    request = model.stream("where?", np.stack([PICTURE, PICTURE])).request  # type: ignore[arg-type]
+    assert len(request.images) == 2
 
 
 def test_a_closed_model_answers_no_more(backend: NumpyBackend, tokenizer: Tokenizer) -> None:
