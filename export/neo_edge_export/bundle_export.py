@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import re
 import shutil
 from collections.abc import Callable, Sequence
@@ -14,6 +15,7 @@ import torch
 
 from neo_edge import __version__
 from neo_edge.bundle import BundleWriter
+from neo_edge.chat_template import CHAT_TEMPLATE_FILE, NEO1_0_JINJA
 from neo_edge.checkpoint import EMBEDDING, Checkpoint, open_checkpoint
 from neo_edge.config import ModelConfig
 from neo_edge.manifest import CacheDtype, Manifest, OpsProfile, Producer, TokenEmbedding, Variant
@@ -27,8 +29,10 @@ from neo_edge_export.trace import DecoderTrace, VisionTrace
 from neo_edge_export.verification import Verification, require_parity, verify
 from neo_edge_export.weights import save_embedding, save_graph, streamed_tensors
 
+_log = logging.getLogger(__name__)
+
 _LAYER_NUMBER = r"\.\d+\."
-COPIED_FILES = ("chat_template.jinja", "generation_config.json", "preprocessor_config.json")
+COPIED_FILES = (CHAT_TEMPLATE_FILE, "generation_config.json", "preprocessor_config.json")
 
 
 @dataclass(frozen=True)
@@ -167,7 +171,10 @@ def _special_tokens(tokenizer: Tokenizer | None, checkpoint: Checkpoint) -> Spec
 def _copy_host_files(source: Path, tokenizer: Tokenizer | None, target: Path) -> None:
     if tokenizer is not None:
         (target / "tokenizer.json").write_text(tokenizer.to_json(), encoding="utf-8")
-    for name in COPIED_FILES:
+        (target / CHAT_TEMPLATE_FILE).write_text(NEO1_0_JINJA, encoding="utf-8")
+    else:
+        _log.warning("%s has no tokenizer: the bundle takes token ids only", source)
+    for name in COPIED_FILES:  # the checkpoint's own template goes before ours
         if (source / name).is_file():
             shutil.copyfile(source / name, target / name)
 

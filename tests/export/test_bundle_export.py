@@ -6,9 +6,11 @@ import json
 from pathlib import Path
 
 import pytest
+from byte_tokenizer import write_byte_tokenizer
 from synthetic_checkpoint import golden_tensors, write_checkpoint
 
 from neo_edge.bundle import Bundle, open_bundle
+from neo_edge.chat_template import NEO1_0_JINJA
 from neo_edge.checkpoint import Checkpoint
 from neo_edge.errors import BundleError, ExportError, ParityError, TokenizerError
 from neo_edge_export.bundle_export import ExportOptions, export_bundle
@@ -71,6 +73,21 @@ def test_host_files_travel_with_the_bundle(tmp_path: Path) -> None:
     bundle = open_bundle(tmp_path / "out")
     for name in ("chat_template.jinja", "generation_config.json", "preprocessor_config.json"):
         assert bundle.path(name).read_text() == f"the {name}"
+
+
+def test_a_checkpoint_without_a_chat_template_gets_the_one_it_was_trained_with(tmp_path: Path) -> None:
+    folder = write_checkpoint(tmp_path / "checkpoint", golden_tensors())
+    write_byte_tokenizer(folder)
+    export_bundle(folder, tmp_path / "out", FP32)
+    assert open_bundle(tmp_path / "out").path("chat_template.jinja").read_text() == NEO1_0_JINJA
+
+
+def test_a_checkpoint_without_a_tokenizer_is_exported_with_a_warning(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    folder = write_checkpoint(tmp_path / "checkpoint", golden_tensors())
+    export_bundle(folder, tmp_path / "out", FP32)
+    assert "has no tokenizer: the bundle takes token ids only" in caplog.text
 
 
 def test_a_broken_tokenizer_is_refused_before_anything_is_written(tmp_path: Path) -> None:
