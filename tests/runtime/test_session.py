@@ -88,6 +88,17 @@ def test_a_session_cannot_be_rewound_into_an_image(backend: NumpyBackend) -> Non
     assert session.length == 31
 
 
+def test_points_behind_a_rewind_are_gone(backend: NumpyBackend) -> None:
+    golden = read_golden("multi_image")
+    session = Session(backend)
+    prefill(session, backend, golden)
+    later = session.checkpoint
+    session.rewind(session.checkpoint_at(3))
+    assert [point.length for point in session.checkpoints] == [0, 1, 2, 3]
+    with pytest.raises(InputError, match=r"cannot be rewound to 31 tokens \(it holds 3"):
+        session.rewind(later)
+
+
 def test_forks_go_on_independently_and_equal_upstream(backend: NumpyBackend, golden: Golden) -> None:
     session = Session(backend)
     prefill(session, backend, golden)
