@@ -161,3 +161,27 @@ def test_a_picture_in_a_later_question_is_encoded_then(model: Model, backend: Nu
         assert chat.send("compare <image> with it", [PICTURE], options=SHORT).usage.visual_tokens == 6
     with pytest.raises(SessionClosedError):
         chat.send("b")
+
+
+def test_the_repetition_penalty_counts_the_whole_conversation(model: Model, tokenizer: Tokenizer) -> None:
+    penalized = SamplingOptions(max_new_tokens=20, repetition_penalty=50.0)
+    text = "".join(map(chr, range(33, 127)))
+    chat = model.chat()
+    chat.send(text, options=penalized)
+    assert not set(tokenizer.encode(text)) & set(chat.send("a", options=penalized).token_ids)
+
+
+def test_a_fork_of_an_empty_conversation_keeps_its_system_prompt(model: Model) -> None:
+    chat = model.chat(system="be brief")
+    asked = [one.stream("a").request.input_ids.tolist() for one in (chat.fork(), chat)]
+    assert asked[0] == asked[1]
+
+
+def test_pictures_of_a_later_question_stand_in_the_protocols_style(
+    backend: NumpyBackend, tokenizer: Tokenizer
+) -> None:
+    model = Model(backend, tokens=TOKENS, tokenizer=tokenizer, protocol="neo1.0", max_pixels=64 * 96)
+    chat = model.chat()
+    chat.send("a", options=SHORT)
+    later = chat.stream("b", [PICTURE, PICTURE]).request.input_ids.tolist()
+    assert "user\nImage-1: \nImage-2: \nb" in tokenizer.decode(later)

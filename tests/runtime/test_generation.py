@@ -235,8 +235,21 @@ def test_a_protocol_says_how_to_ask(backend: NumpyBackend, tokenizer: Tokenizer)
     numbered = Model(backend, tokens=TOKENS, tokenizer=tokenizer, protocol="neo1.0", max_pixels=PIXELS)
     text = tokenizer.decode(numbered.stream("a", [PICTURE, PICTURE]).request.input_ids.tolist())
     assert text == "user\nImage-1: \nImage-2: \na\nassistant\n"
+    spatial = Model(backend, tokens=TOKENS, tokenizer=tokenizer, protocol="neo-ov-spatial", max_pixels=PIXELS)
+    text = tokenizer.decode(spatial.stream("a", frames=[Frame(PICTURE, 0.5)]).request.input_ids.tolist())
+    assert text == "user\nFrame1 is at [00:00.50]:\na\nassistant\n"
     with pytest.raises(InputError, match="edge"):
         Model(backend, tokens=TOKENS, protocol="no such")
+
+
+@pytest.mark.parametrize(("upstream_rules", "red"), [(False, 255), (True, 0)])
+def test_a_model_may_treat_transparency_as_upstream_does(
+    backend: NumpyBackend, tokenizer: Tokenizer, upstream_rules: bool, red: int
+) -> None:
+    model = Model(backend, tokens=TOKENS, tokenizer=tokenizer, upstream_image_rules=upstream_rules)
+    almost_clear = Image.new("RGBA", (64, 64), (0, 0, 0, 1))
+    pixels = model.stream("a", [almost_clear]).request.images[0].pixels
+    assert abs(int(pixels[0, 0, 0]) - red) <= 1
 
 
 def test_larger_pictures_are_scaled_down_and_max_visual_tokens_refuses(
