@@ -3,31 +3,31 @@
 from __future__ import annotations
 
 import multiprocessing
-from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from multiprocessing.queues import Queue
 from pathlib import Path
 from queue import Full
 from random import Random
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 from PIL import Image
 
-from neo_edge.patch_grid import PatchGrid, pack_order, packed_patch_xy, smart_resize
+from neo_edge.patch_grid import PatchGrid, pack_order, packed_patch_xy
 from neo_edge.positions import layout
 from neo_edge.prompt import Message, encode_chat, place_frames
 from neo_edge.tokenizer import load_tokenizer
 from neo_edge.tokens import IM_END, IMG_CONTEXT, IMG_END, IMG_START, SpecialTokens
 from neo_edge_calibration.question import Question, Region
-from neo_edge_calibration.scenes import make_question
+from neo_edge_calibration.scenes import FAMILIES, make_question
 from neo_edge_calibration.scenes.drawing import BOX_STEP, COLOURS, SHAPES
+from training_families import FIND, TRAINING_FAMILIES, target_size
 
-PATCH, TOKEN = 16, 32  # pixels
-MIN_PIXELS, MAX_PIXELS = 96 * 96, 320 * 320  # what the nano model sees; written into its config
+PATCH = 16  # pixels
 POOL = 384  # samples that are sorted by length together
-PICTURE_SIZE = "picture_size"  # a family of the training alone
-KINDS = tuple(f"{colour} {shape}" for colour in COLOURS for shape in SHAPES)
+COLOUR_NAMES = tuple(COLOURS)
 MIN_COVER = 0.12  # part of a visual token that a thing must cover to be what the token shows
 SYSTEM_SHARE = 0.15  # of the samples that carry upstream's system prompt
 
@@ -44,7 +44,7 @@ class Sample:
     is_coordinate: npt.NDArray[np.bool_]  # [S], numbers within <box>
     patches: npt.NDArray[np.uint8]  # [P, 768], packed order
     xy: npt.NDArray[np.int32]  # [P, 2]
-    seen: npt.NDArray[np.int64]  # [P / 4, 5]: what each visual token shows, see `seen_in`
+    seen: npt.NDArray[np.int64]  # [P / 4, 6]: what each visual token shows, see `seen_in`
 
 
 @dataclass(frozen=True)
@@ -59,7 +59,7 @@ class Batch:
     is_coordinate: npt.NDArray[np.bool_]  # [B, S]
     patches: npt.NDArray[np.uint8]  # [P, 768]
     xy: npt.NDArray[np.int32]  # [P, 2]
-    seen: npt.NDArray[np.int64]  # [P / 4, 5]
+    seen: npt.NDArray[np.int64]  # [P / 4, 6]
     next_index: int  # samples drawn so far, to resume from
 
 
@@ -99,7 +99,10 @@ class Encoder:
         steps, mark, answer = question.response.partition("\nAnswer: ")
         response, final = self._tokenizer.encode(steps), self._tokenizer.encode(mark + answer)
         end = [self._tokenizer.special_id(IM_END), *self._tokenizer.encode("\n")]
-        weight = [0.0] * len(ids) + [1.0] * len(response) + [2.0] * len(final) + [1.0] * len(end)
+        learned = [1.0] * len(response)
+        if question.family == FIND:
+            learned = [float(not given) for given in self._within(response, "<ref>", "</ref>")]
+        weight = [0.0] * len(ids) + learned + [2.0] * len(final) + [1.0] * len(end)
         ids += response + final + end
         placed = layout(ids, grids, self._tokens)
         return Sample(
@@ -117,26 +120,40 @@ class Encoder:
         )
 
     def _coordinates(self, ids: npt.NDArray[np.int64]) -> npt.NDArray[np.bool_]:
-        begins, ends = (ids == self._tokenizer.special_id(tag) for tag in ("<box>", "</box>"))
-        inside = np.cumsum(begins.astype(int) - ends) > 0
-        return inside & np.isin(ids, self.coordinate_ids)
+        return self._within(ids, "<box>", "</box>") & np.isin(ids, self.coordinate_ids)
+
+    def _within(
+        self, ids: Sequence[int] | npt.NDArray[np.int64], opening: str, closing: str
+    ) -> npt.NDArray[np.bool_]:
+        """Which tokens lie after an opening tag and up to its closing one."""
+        begins, ends = (np.asarray(ids) == self._tokenizer.special_id(tag) for tag in (opening, closing))
+        depth = np.cumsum(begins.astype(int) - ends)
+        inside: npt.NDArray[np.bool_] = np.concatenate([[False], depth[:-1] > 0])
+        return inside
 
 
 def cut_patches(image: Image.Image) -> tuple[PatchGrid, npt.NDArray[np.uint8]]:
     """The picture resized as upstream does, as [P, 768] uint8 in packed order."""
-    height, width = smart_resize(
-        image.height, image.width, token_size=TOKEN, min_pixels=MIN_PIXELS, max_pixels=MAX_PIXELS
-    )
-    pixels = np.asarray(image.resize((width, height), Image.Resampling.BICUBIC))
-    grid = PatchGrid.from_pixels(height, width, patch_size=PATCH)
+    return packed(resized(image))
+
+
+def resized(image: Image.Image) -> npt.NDArray[np.uint8]:
+    """[H, W, 3] at the size of the nano model's inputs."""
+    height, width = target_size(image)
+    return np.asarray(image.resize((width, height), Image.Resampling.BICUBIC))
+
+
+def packed(pixels: npt.NDArray[np.uint8]) -> tuple[PatchGrid, npt.NDArray[np.uint8]]:
+    """[H, W, 3] as [P, 768] in packed order; unlike the runtime's this keeps uint8, a quarter of the bytes."""
+    grid = PatchGrid.from_pixels(*pixels.shape[:2], patch_size=PATCH)
     rows = pixels.reshape(grid.rows, PATCH, grid.cols, PATCH, 3).transpose(0, 2, 4, 1, 3)
     return grid, rows.reshape(grid.patches, -1)[pack_order(grid)]
 
 
 def seen_in(grid: PatchGrid, regions: Sequence[Region]) -> npt.NDArray[np.int64]:
-    """The thing that covers most of each visual token, row-major: its kind (0: none) and its box in hundredths."""
+    """The thing that covers most of each visual token, row-major: colour, shape (0: none) and box in hundredths."""
     rows, cols = grid.merged
-    seen = np.zeros((rows * cols, 5), np.int64)
+    seen = np.zeros((rows * cols, 6), np.int64)
     most = np.full(rows * cols, MIN_COVER)
     for region in regions:
         x1, y1, x2, y2 = (edge / 1000 for edge in region.box)
@@ -144,7 +161,9 @@ def seen_in(grid: PatchGrid, regions: Sequence[Region]) -> npt.NDArray[np.int64]
         cover = (_overlap(y1 * rows, y2 * rows, rows)[:, None] * across).reshape(-1)
         better = cover > most
         most[better] = cover[better]
-        seen[better] = [KINDS.index(region.name) + 1, *(edge // BOX_STEP for edge in region.box)]
+        colour, shape = region.name.split()
+        kind = COLOUR_NAMES.index(colour) + 1, SHAPES.index(shape) + 1
+        seen[better] = [*kind, *(edge // BOX_STEP for edge in region.box)]
     return seen
 
 
@@ -186,31 +205,9 @@ def collate(samples: list[Sample], next_index: int, pad_to: int = 32) -> Batch:
 
 def draw_question(family: str, seed: str, index: int) -> Question:
     """A scene's question, or one of the training's own."""
-    if family != PICTURE_SIZE:
+    if family in FAMILIES:
         return make_question(family, seed, index)
-    return picture_size_question(Random(f"{seed}/{family}/{index}"))
-
-
-def picture_size_question(rng: Random) -> Question:
-    """Asks for width and height as the model gets them.
-
-    Boxes are relative to the picture, positions are not: a model that knows the size learns boxes earlier.
-    """
-    question = make_question("box", str(rng.random()), 0)
-    image = question.images[0]
-    height, width = smart_resize(
-        image.height, image.width, token_size=TOKEN, min_pixels=MIN_PIXELS, max_pixels=MAX_PIXELS
-    )
-    prompt = rng.choice(("How wide and high is the picture?", "What is the size of the picture in pixels?"))
-    answer = f"{width}x{height}"
-    return replace(
-        question,
-        family=PICTURE_SIZE,
-        kind="text",
-        prompt=prompt,
-        answer=answer,
-        response=f"\nAnswer: {answer}",
-    )
+    return TRAINING_FAMILIES[family](Random(f"{seed}/{family}/{index}"))
 
 
 def draw_family(index: int, seed: str, mix: Mapping[str, float]) -> str:
@@ -241,22 +238,12 @@ def batches(
 
 
 class Feeder:
-    """`batches` from a process of its own."""
+    """What a generator function of batches gives, made in a process of its own."""
 
-    def __init__(
-        self,
-        tokenizer: Path,
-        seed: str,
-        start: int,
-        mix: Mapping[str, float],
-        tokens: int,
-        rank: int = 0,
-        ranks: int = 1,
-    ) -> None:
+    def __init__(self, source: Callable[..., Iterator[Batch]], *arguments: Any) -> None:
         context = multiprocessing.get_context("spawn")
         self._queue: Queue[Batch] = context.Queue(maxsize=24)
-        arguments = (self._queue, tokenizer, seed, start + rank, dict(mix), tokens, ranks)
-        self._process = context.Process(target=_feed, args=arguments, daemon=True)
+        self._process = context.Process(target=_feed, args=(self._queue, source, arguments), daemon=True)
         self._process.start()
 
     def __next__(self) -> Batch:
@@ -266,17 +253,9 @@ class Feeder:
         self._process.terminate()
 
 
-def _feed(
-    queue: Queue[Batch],
-    tokenizer: Path,
-    seed: str,
-    start: int,
-    mix: dict[str, float],
-    tokens: int,
-    stride: int,
-) -> None:
+def _feed(queue: Queue[Batch], source: Callable[..., Iterator[Batch]], arguments: tuple[Any, ...]) -> None:
     parent = multiprocessing.parent_process()
-    for batch in batches(tokenizer, seed, start, mix, tokens, stride):
+    for batch in source(*arguments):
         while parent is not None and parent.is_alive():  # a killed training leaves nothing behind
             try:
                 queue.put(batch, timeout=5)

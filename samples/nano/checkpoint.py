@@ -11,7 +11,7 @@ from safetensors.torch import save_file
 from tokenizers import Tokenizer
 from torch import Tensor
 
-from batches import MAX_PIXELS, MIN_PIXELS
+from training_families import MAX_PIXELS, MIN_PIXELS
 
 LAYERS, PRE_BUFFER = 6, 2
 HIDDEN, INTERMEDIATE = 192, 512

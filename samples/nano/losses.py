@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 from collections import defaultdict
+from dataclasses import dataclass
 from pathlib import Path
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from batches import KINDS, Batch, batches
+from batches import Batch, batches
+from neo_edge_calibration.scenes.drawing import COLOURS, SHAPES
 from neo_edge_export.reference import NeoModel
 from training_forward import Inputs, forward
 
@@ -50,26 +52,43 @@ def bell(steps: Tensor, width: float) -> Tensor:
     return torch.softmax(-0.5 * (distance / width).square(), dim=1)
 
 
+@dataclass(frozen=True)
+class Perceived:
+    """What visual tokens were taken for, over the tokens that show something."""
+
+    loss: Tensor  # scalar
+    colour: float  # share of right colours
+    shape: float  # share of right shapes
+
+
 class Perception(torch.nn.Module):
-    """Asks every visual token half-way through the decoder what it shows: kind and box. Used in training only.
+    """Asks every visual token half-way through the decoder what it shows. Used in training only.
 
     Answers alone say little about most of a picture; with this each of its tokens is taught at each step.
+    Colour and shape are asked apart: a colour is there in each token, a shape must be put together.
     """
+
+    SHAPE_WEIGHT = 2.0
 
     def __init__(self, hidden_size: int) -> None:
         super().__init__()
-        self.kind = torch.nn.Linear(hidden_size, len(KINDS) + 1)
+        self.colour = torch.nn.Linear(hidden_size, len(COLOURS) + 1)
+        self.shape = torch.nn.Linear(hidden_size, len(SHAPES) + 1)
         self.box = torch.nn.Linear(hidden_size, 4 * 101)
 
-    def forward(self, visual: Tensor, seen: Tensor, blur: float) -> Tensor:
-        """Mean loss over the visual tokens [P / 4, hidden], given what they show [P / 4, 5]."""
+    def forward(self, visual: Tensor, seen: Tensor, blur: float) -> Perceived:
+        """Mean loss over the visual tokens [P / 4, hidden], given what they show [P / 4, 6]."""
         normed = F.rms_norm(visual, visual.shape[-1:])
-        kind, box = self.kind(normed), self.box(normed)
+        colour, shape = self.colour(normed), self.shape(normed)
         shown = seen[:, 0] > 0
-        log_p = box[shown].view(-1, 101).log_softmax(-1)
-        off = -(log_p * bell(seen[shown, 1:].flatten(), blur)).sum() / max(len(log_p), 1)
-        found: Tensor = F.cross_entropy(kind, seen[:, 0]) + off
-        return found
+        log_p = self.box(normed[shown]).view(-1, 101).log_softmax(-1)
+        off = -(log_p * bell(seen[shown, 2:].flatten(), blur)).sum() / max(len(log_p), 1)
+        kind = F.cross_entropy(colour, seen[:, 0]) + self.SHAPE_WEIGHT * F.cross_entropy(shape, seen[:, 1])
+        right = [
+            float((logits[shown].argmax(-1) == seen[shown, column]).float().mean())
+            for column, logits in enumerate((colour, shape))
+        ]
+        return Perceived(kind + off, *right)
 
 
 @torch.no_grad()

@@ -24,14 +24,18 @@ from safetensors.torch import load_file
 from tokenizers import Tokenizer
 from torch.multiprocessing.spawn import start_processes
 
-from batches import PICTURE_SIZE, Batch, Encoder, Feeder
+from batches import Batch, Encoder, Feeder, batches
 from checkpoint import nano_config, write_checkpoint
-from losses import Perception, teacher_forced, token_losses
+from losses import Perceived, Perception, teacher_forced, token_losses
 from neo_edge.config import parse_config
 from neo_edge_calibration.scenes import FAMILIES
 from neo_edge_export.reference import NeoModel
 from tokenizer import train_tokenizer
+from training_families import TRAINING_FAMILIES
 from training_forward import use_compiled
+
+LONGEST_STEP_S = 20.0
+BLUR_OF_TRAINED = (1.5, 0.8)  # `Recipe.blur` where boxes are known already
 
 
 @dataclass(frozen=True)
@@ -47,7 +51,7 @@ class Recipe:
     weight_decay: float = 0.02
     clip: float = 1.0
     blur: tuple[float, float] = (3.0, 0.8)  # of coordinates, first and last, see `token_losses`
-    perception: float = 0.6  # weight of what visual tokens are asked directly, see `Perception`
+    perception: float = 0.6  # weight of what visual tokens are asked beside the answers
     average: float = 0.998  # decay of the moving average of the weights, which is what ships
     minutes: float = 90.0  # of training, summed over resumed runs
 
@@ -83,7 +87,12 @@ def main() -> None:
     args = parser.parse_args()
     boost = {name: float(weight) for name, weight in (item.split("=") for item in args.boost)}
     # No number can collide: `neo-edge eval --seed` draws scenes of plain numbers.
-    recipe = Recipe(f"train{args.scenes}", tuple(args.families), minutes=args.minutes)
+    recipe = Recipe(
+        f"train{args.scenes}",
+        tuple(args.families),
+        blur=Recipe.blur if args.start_from is None else BLUR_OF_TRAINED,
+        minutes=args.minutes,
+    )
     args.out.mkdir(parents=True, exist_ok=True)
     meeting = args.out / "meeting"
     meeting.unlink(missing_ok=True)
@@ -128,24 +137,15 @@ class Training:
             self.model.load_state_dict(
                 {name: tensor.float() for name, tensor in stored.items()}, strict=False
             )
-        self.perception, self.perceived = Perception(self.model.config.decoder.hidden_size), 0.0
+        self.perception = Perception(self.model.config.decoder.hidden_size)
+        self.perceived: Perceived | None = None
         self.trained = torch.nn.ModuleDict({"model": self.model, "perception": self.perception})
-        decayed = [p for p in self.trained.parameters() if p.ndim > 1]
-        others = [p for p in self.trained.parameters() if p.ndim == 1]
-        self.optimizer = torch.optim.AdamW(
-            [
-                {"params": decayed, "weight_decay": recipe.weight_decay},
-                {"params": others, "weight_decay": 0.0},
-            ],
-            lr=recipe.learning_rate,
-            betas=(0.9, 0.95),
-            fused=True,
-        )
+        self.optimizers = optimizers(self.trained, recipe)
         self.average = {name: tensor.clone() for name, tensor in self.model.state_dict().items()}
         self.step, self.next_index, self.seconds = 0, 0, 0.0
         self._resume()
         self.coordinate_ids = torch.from_numpy(Encoder(out).coordinate_ids)
-        self.mix = {family: boost.get(family, 1.0) for family in (*recipe.families, PICTURE_SIZE)}
+        self.mix = {family: boost.get(family, 1.0) for family in (*recipe.families, *TRAINING_FAMILIES)}
         if compiled:
             use_compiled()
 
@@ -155,18 +155,18 @@ class Training:
         if self.seconds >= recipe.minutes * 60:
             print("the time of this recipe is used up; raise --minutes to go on")
             return
-        feeder = Feeder(
-            self.out, recipe.seed, self.next_index, self.mix, recipe.tokens_per_batch, self.rank, self.ranks
-        )
+        arguments = (self.mix, recipe.tokens_per_batch, self.ranks)
+        feeder = Feeder(batches, self.out, recipe.seed, self.next_index + self.rank, *arguments)
         log = (self.out / "log.jsonl").open("a")
         window: defaultdict[str, list[float]] = defaultdict(list)
-        start, begun = time.monotonic(), self.seconds
         try:
             while self.seconds < recipe.minutes * 60:
+                start = time.monotonic()
                 batch = next(feeder)
                 for family, loss in zip(batch.families, self._train_step(batch), strict=True):
                     window[family].append(loss)
-                self.seconds = begun + self._agree(time.monotonic() - start)
+                # A step takes about a second; a longer pause is the machine's, and is not training.
+                self.seconds += self._agree(min(time.monotonic() - start, LONGEST_STEP_S))
                 self.next_index = max(self.next_index, batch.next_index)
                 if self.rank > 0:
                     continue
@@ -189,28 +189,32 @@ class Training:
 
     def _log(self, log: TextIO, window: Mapping[str, Sequence[float]]) -> None:
         losses = {family: round(sum(values) / len(values), 4) for family, values in window.items()}
+        assert self.perceived is not None
         row = {"step": self.step, "minutes": round(self.seconds / 60, 2), "samples": self.next_index}
-        log.write(json.dumps(row | {"perception": round(self.perceived, 4), "loss": losses}) + "\n")
+        seen = {"colour": round(self.perceived.colour, 4), "shape": round(self.perceived.shape, 4)}
+        perceived = round(float(self.perceived.loss.detach()), 4)
+        log.write(json.dumps(row | {"perception": perceived, "seen": seen, "loss": losses}) + "\n")
         log.flush()
         mean = sum(losses.values()) / len(losses)
-        minutes = self.seconds / 60
         print(
-            f"step {self.step}  {minutes:.1f} min  loss {mean:.3f}  perception {self.perceived:.3f}",
+            f"step {self.step}  {self.seconds / 60:.1f} min  loss {mean:.3f}  perception {perceived:.3f}"
+            f"  colours {seen['colour']:.1%}  shapes {seen['shape']:.1%}",
             flush=True,
         )
 
     def _train_step(self, batch: Batch) -> list[float]:
         self.step += 1
-        for group in self.optimizer.param_groups:
-            group["lr"] = self.recipe.learning_rate * schedule(self.recipe, self.step, self.seconds)
+        rate = self.recipe.learning_rate * schedule(self.recipe, self.step, self.seconds)
+        for group in (group for optimizer in self.optimizers for group in optimizer.param_groups):
+            group["lr"] = rate
         losses, weight, half_way = token_losses(self.model, batch, self.coordinate_ids, self._blur())
-        perceived = self.perception(half_way, torch.from_numpy(batch.seen), self._blur())
-        (losses.sum() / weight.sum() + self.recipe.perception * perceived).backward()
-        self.perceived = float(perceived.detach())
+        self.perceived = self.perception(half_way, torch.from_numpy(batch.seen), self._blur())
+        (losses.sum() / weight.sum() + self.recipe.perception * self.perceived.loss).backward()
         self._average_gradients()
         torch.nn.utils.clip_grad_norm_(self.trained.parameters(), self.recipe.clip)
-        self.optimizer.step()
-        self.optimizer.zero_grad(set_to_none=True)
+        for optimizer in self.optimizers:
+            optimizer.step()
+            optimizer.zero_grad(set_to_none=True)
         decay = min(self.recipe.average, (1 + self.step) / (10 + self.step))
         with torch.no_grad():
             for name, value in self.model.state_dict().items():
@@ -262,7 +266,7 @@ class Training:
             "model": self.model.state_dict(),
             "perception": self.perception.state_dict(),
             "average": self.average,
-            "optimizer": self.optimizer.state_dict(),
+            "optimizers": [optimizer.state_dict() for optimizer in self.optimizers],
             "parameters": self._parameter_names(),
             "progress": {"step": self.step, "next_index": self.next_index, "seconds": self.seconds},
             "recipe": asdict(self.recipe),
@@ -273,7 +277,8 @@ class Training:
 
     def _parameter_names(self) -> list[str]:
         names = {id(parameter): name for name, parameter in self.trained.named_parameters()}
-        return [names[id(p)] for group in self.optimizer.param_groups for p in group["params"]]
+        groups = (group for optimizer in self.optimizers for group in optimizer.param_groups)
+        return [names[id(p)] for group in groups for p in group["params"]]
 
     def _resume(self) -> None:
         path = self.out / "state.pt"
@@ -286,10 +291,35 @@ class Training:
         self.model.load_state_dict(state["model"])
         self.perception.load_state_dict(state["perception"])
         self.average = state["average"]
-        self.optimizer.load_state_dict(state["optimizer"])
+        for optimizer, stored in zip(self.optimizers, state["optimizers"], strict=True):
+            optimizer.load_state_dict(stored)
         self.step, self.next_index = state["progress"]["step"], state["progress"]["next_index"]
         self.seconds = state["progress"]["seconds"]
         print(f"goes on from step {self.step}, {self.seconds / 60:.1f} minutes")
+
+
+def optimizers(trained: torch.nn.Module, recipe: Recipe) -> list[torch.optim.Optimizer]:
+    """Muon for the decoder's matrices, AdamW for the convolutions, the embedding, the norms and the heads."""
+    named = dict(trained.named_parameters())
+    inner = {name for name, p in named.items() if ".layers." in name and p.ndim == 2}
+    decayed = [p for name, p in named.items() if name not in inner and p.ndim > 1]
+    others = [p for p in named.values() if p.ndim == 1]
+    adamw = torch.optim.AdamW(
+        [
+            {"params": decayed, "weight_decay": recipe.weight_decay},
+            {"params": others, "weight_decay": 0.0},
+        ],
+        lr=recipe.learning_rate,
+        betas=(0.9, 0.95),
+        fused=True,
+    )
+    muon = torch.optim.Muon(
+        [named[name] for name in sorted(inner)],
+        lr=recipe.learning_rate,
+        weight_decay=recipe.weight_decay,
+        adjust_lr_fn="match_rms_adamw",
+    )
+    return [adamw, muon]
 
 
 def initialise(model: NeoModel) -> None:

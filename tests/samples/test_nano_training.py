@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+import re
 import sys
 from pathlib import Path
 from random import Random
@@ -17,7 +19,7 @@ sys.path.insert(0, str(SAMPLE))
 
 from tokenizers import Tokenizer  # noqa: E402
 
-from batches import KINDS, PICTURE_SIZE, Encoder, batches, collate, draw_question, seen_in  # noqa: E402
+from batches import COLOUR_NAMES, Encoder, batches, collate, draw_question, seen_in  # noqa: E402
 from checkpoint import nano_config, write_checkpoint  # noqa: E402
 from losses import model_inputs  # noqa: E402
 from neo_edge.checkpoint import open_checkpoint  # noqa: E402
@@ -26,8 +28,10 @@ from neo_edge.patch_grid import PatchGrid, pack_order  # noqa: E402
 from neo_edge.tokenizer import load_tokenizer  # noqa: E402
 from neo_edge_calibration.question import Region  # noqa: E402
 from neo_edge_calibration.scenes import FAMILIES  # noqa: E402
+from neo_edge_calibration.scenes.drawing import SHAPES  # noqa: E402
 from neo_edge_export.reference import NeoModel  # noqa: E402
 from train import Recipe, Training  # noqa: E402
+from training_families import FIND, TRAINING_FAMILIES, find_question  # noqa: E402
 from training_forward import forward  # noqa: E402
 
 SHIPPED = Path(__file__).parents[2] / "neo_edge" / "checkpoints" / "neo-ov-nano"
@@ -86,7 +90,7 @@ def reference_logits(model: NeoModel, sample: object) -> torch.Tensor:
 
 
 @settings(max_examples=20, deadline=None)
-@given(family=st.sampled_from([*FAMILIES, PICTURE_SIZE]), index=st.integers(0, 10_000))
+@given(family=st.sampled_from([*FAMILIES, *TRAINING_FAMILIES]), index=st.integers(0, 10_000))
 def test_only_the_answer_is_learned(family: str, index: int) -> None:
     encoder = Encoder(SHIPPED)
     tokenizer = load_tokenizer(SHIPPED)
@@ -94,7 +98,10 @@ def test_only_the_answer_is_learned(family: str, index: int) -> None:
     question = draw_question(family, "test", index)
     sample = encoder.sample(question, Random(index))
     learned = [int(token) for token, weight in zip(sample.ids, sample.weight, strict=True) if weight]
-    assert tokenizer.decode(learned, skip_special=False) == f"{question.response}<|im_end|>\n"
+    response = question.response
+    if family == FIND:  # the names are given, their boxes are wanted
+        response = re.sub("<ref>.*?</ref>", "<ref>", response)
+    assert tokenizer.decode(learned, skip_special=False) == f"{response}<|im_end|>\n"
     first = int(np.flatnonzero(sample.weight)[0])
     prompt = tokenizer.decode([int(token) for token in sample.ids[:first]], skip_special=False)
     assert prompt.endswith("<|im_start|>assistant\n")
@@ -110,20 +117,45 @@ def test_coordinates_and_nothing_else_are_marked(encoder: Encoder) -> None:
 
 def test_each_visual_token_is_told_what_it_shows() -> None:
     red_ball, blue_cube = Region("red ball", (0, 0, 500, 500)), Region("blue cube", (700, 600, 900, 1000))
-    seen = seen_in(PatchGrid(8, 8), [red_ball, blue_cube]).reshape(4, 4, 5)  # 4x4 visual tokens
-    kinds = [[KINDS[kind - 1] if kind else "" for kind in row] for row in seen[:, :, 0]]
+    seen = seen_in(PatchGrid(8, 8), [red_ball, blue_cube]).reshape(4, 4, 6)  # 4x4 visual tokens
+    kinds = [
+        [f"{COLOUR_NAMES[colour - 1]} {SHAPES[shape - 1]}" if colour else "" for colour, shape, *_ in row]
+        for row in seen.tolist()
+    ]
     assert kinds == [
         ["red ball", "red ball", "", ""],
         ["red ball", "red ball", "", ""],
         ["", "", "blue cube", "blue cube"],
         ["", "", "blue cube", "blue cube"],
     ]
-    assert seen[0, 0, 1:].tolist() == [0, 0, 50, 50]
-    assert seen[3, 3, 1:].tolist() == [70, 60, 90, 100]
+    assert seen[0, 0, 2:].tolist() == [0, 0, 50, 50]
+    assert seen[3, 3, 2:].tolist() == [70, 60, 90, 100]
 
 
 def test_a_thing_that_barely_touches_a_token_is_not_what_it_shows() -> None:
     assert not seen_in(PatchGrid(4, 4), [Region("red ball", (0, 0, 100, 100))])[:, 0].any()
+
+
+@pytest.mark.parametrize("index", range(40))
+def test_names_to_find_have_the_boxes_of_the_things_they_fit(index: int) -> None:
+    question = find_question(Random(index))
+    names = re.findall("<ref>(.*?)</ref>", question.response)
+    boxes = [json.loads(found) for found in re.findall(r"<box>(.*?)</box>", question.response)]
+    assert len(names) == len(set(names)) == len(boxes)
+    for name, found in zip(names, boxes, strict=True):
+        *colours, last = name.removesuffix("s").split()
+        fitting = [
+            list(region.box)
+            for region in question.regions[0]
+            if region.name.startswith(" ".join(colours)) and (last == "object" or region.name.endswith(last))
+        ]
+        assert sorted(found) == sorted(fitting), name
+
+
+def test_most_names_to_find_are_there_and_some_are_not() -> None:
+    found = [re.findall(r"<box>(.*?)</box>", find_question(Random(i)).response) for i in range(100)]
+    absent = sum(boxes.count("[]") for boxes in found) / sum(map(len, found))
+    assert 0.15 < absent < 0.5
 
 
 def test_a_padded_row_does_not_change_its_neighbours(encoder: Encoder, model: NeoModel) -> None:

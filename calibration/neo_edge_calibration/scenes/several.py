@@ -41,7 +41,11 @@ def differs(rng: Random) -> Question:
             "All images but one show the same object. Which one differs?",
         )
     )
-    steps = "\n".join(f"Image-{index}: {scene.things[0].name}" for index, scene in enumerate(scenes, 1))
+    first, *rest = (scene.things[0].name for scene in scenes)
+    steps = f"Image-1: {first}" + "".join(
+        f"\nImage-{index}: {name}, {'same' if name == first else 'other'}"
+        for index, name in enumerate(rest, 2)
+    )
     return _pictures("differs", rng, scenes, prompt, str(odd + 1), answered(steps, str(odd + 1)))
 
 
