@@ -51,11 +51,18 @@ class DecoderState(Protocol):
         ...
 
     def run(self, inputs: DecoderInputs) -> npt.NDArray[np.float32]:
-        """Appends S tokens at `write_index`; logits [B, N, V] float32, valid until the next run."""
+        """Appends S tokens at `write_index`; logits [B, N, V] float32, valid until the next run.
+
+        Inputs of fewer sequences than the state has are of its first ones; the others cost nothing then.
+        """
         ...
 
-    def grow(self, capacity: int, *, length: int) -> None:
-        """Makes room for `capacity` positions; the first `length` stay as they are."""
+    def grow(self, capacity: int, *, length: int, rows: int | None = None) -> None:
+        """Makes room for `capacity` positions; the first `length` of the first `rows` stay (None: of all)."""
+        ...
+
+    def copy_row(self, row: int, source: DecoderState, source_row: int, *, length: int) -> None:
+        """Makes the first `length` positions of a row those of a row of `source`, a state of the same backend."""
         ...
 
     def copy(self, *, length: int, capacity: int) -> DecoderState:

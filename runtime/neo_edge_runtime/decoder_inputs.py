@@ -79,13 +79,13 @@ def chunk_inputs(
     )
 
 
-def decode_inputs(backend: Backend) -> DecoderInputs:
-    """Inputs of a decode step, to be filled in place step after step."""
+def decode_inputs(backend: Backend, batch: int = 1) -> DecoderInputs:
+    """Inputs of a decode step of `batch` sequences, to be filled in place step after step."""
     traits = backend.traits
     return DecoderInputs(
-        inputs_embeds=np.zeros((1, 1, traits.config.decoder.hidden_size), traits.embedding_dtype),
-        position_ids=np.zeros((1, 3, 1), np.int32),
-        visible_length=np.ones((1, 1), np.int32),
-        write_index=np.zeros(1, np.int32),
-        logits_index=np.zeros((1, 1), np.int32),
+        inputs_embeds=np.zeros((batch, 1, traits.config.decoder.hidden_size), traits.embedding_dtype),
+        position_ids=np.zeros((batch, 3, 1), np.int32),
+        visible_length=np.ones((batch, 1), np.int32),
+        write_index=np.zeros(batch, np.int32),
+        logits_index=np.zeros((batch, 1), np.int32),
     )

@@ -52,18 +52,25 @@ class HostCache:
         self.keys = [self._zeros(config.key_dim) for _ in layers]
         self.values = [self._zeros(config.head_dim) for _ in layers]
 
-    def grow(self, capacity: int, *, length: int) -> None:
-        """Moves into larger arrays layer by layer, so that only one layer exists twice at a time."""
-        before, self.capacity = self.capacity, capacity
+    def grow(self, capacity: int, *, length: int, rows: int | None = None) -> None:
+        """Moves into larger arrays layer by layer, so that only one layer exists twice at a time.
+
+        Args:
+            capacity: the new C.
+            length: positions of each row that stay.
+            rows: how many sequences stay, the first ones; None: all.
+        """
+        before = self.batch, self.capacity
+        self.batch, self.capacity = self.batch if rows is None else rows, capacity
         try:
             # Pages that nobody has written yet cost nothing, so all layers' can be had before any is moved.
             new = [[self._zeros(old.shape[-1]) for old in arrays] for arrays in (self.keys, self.values)]
         except MemoryBudgetError:
-            self.capacity = before
+            self.batch, self.capacity = before
             raise
         for arrays, larger in zip((self.keys, self.values), new, strict=True):
             for layer, target in enumerate(larger):
-                target[:, :, :length] = arrays[layer][:, :, :length]
+                target[:, :, :length] = arrays[layer][: self.batch, :, :length]
                 arrays[layer] = target
 
     def copy(self, *, length: int, capacity: int) -> HostCache:
@@ -73,6 +80,12 @@ class HostCache:
             for source, target in zip(mine, theirs, strict=True):
                 target[:, :, :length] = source[:, :, :length]
         return other
+
+    def copy_row(self, row: int, source: HostCache, source_row: int, *, length: int) -> None:
+        """Makes the first `length` positions of a row those of another row, here or in another cache."""
+        for mine, theirs in ((self.keys, source.keys), (self.values, source.values)):
+            for target, layer in zip(mine, theirs, strict=True):
+                target[row, :, :length] = layer[source_row, :, :length]
 
     def clear(self) -> None:
         """Drops the arrays."""

@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     import numpy.typing as npt
 
     from neo_edge.config import DecoderConfig
+    from neo_edge_runtime.backend import DecoderState
 
     _Array = npt.NDArray[np.generic]
 
@@ -69,11 +70,11 @@ class OrtDecoderState:
         return self._cache
 
     def run(self, inputs: DecoderInputs) -> npt.NDArray[np.float32]:
-        """Appends S tokens; logits [B, N, V] float32, overwritten by the next decode step."""
+        """Appends S tokens to the first B sequences; logits [B, N, V] float32, the next decode step's too."""
         decode = inputs.inputs_embeds.shape[1] == 1 and inputs.logits_index.shape[1] == 1
         if not decode:
             binding = _Binding(self._decoder, self._cache, inputs)
-        elif self._step is None:
+        elif self._step is None or self._step.batch != len(inputs.write_index):
             binding = self._step = _Binding(self._decoder, self._cache, _copied(inputs))
         else:
             binding = self._step
@@ -89,10 +90,15 @@ class OrtDecoderState:
             self._append(binding, inputs)
         return binding.logits
 
-    def grow(self, capacity: int, *, length: int) -> None:
-        """Makes room; the first `length` positions are copied, layer by layer."""
+    def grow(self, capacity: int, *, length: int, rows: int | None = None) -> None:
+        """Makes room; the first `length` positions of the first `rows` are copied, layer by layer."""
         self._step = None
-        self._cache.grow(capacity, length=length)
+        self._cache.grow(capacity, length=length, rows=rows)
+
+    def copy_row(self, row: int, source: DecoderState, source_row: int, *, length: int) -> None:
+        """Copies the filled part of one row; nothing is bound anew."""
+        assert isinstance(source, OrtDecoderState)
+        self._cache.copy_row(row, source.cache, source_row, length=length)
 
     def copy(self, *, length: int, capacity: int) -> OrtDecoderState:
         """An independent state with the first `length` positions."""
@@ -118,15 +124,18 @@ class _Binding:
     def __init__(self, decoder: OrtDecoder, cache: HostCache, inputs: DecoderInputs) -> None:
         self._ort, self._inputs = decoder.ort, inputs
         self.io = decoder.ort.IOBinding(decoder.session)
-        batch, rows = inputs.logits_index.shape
-        self.logits: npt.NDArray[np.float32] = np.empty((batch, rows, decoder.config.vocab_size), np.float32)
+        self.batch, rows = inputs.logits_index.shape
+        self.logits: npt.NDArray[np.float32] = np.empty(
+            (self.batch, rows, decoder.config.vocab_size), np.float32
+        )
         self.new_keys, self.new_values = [], []
         for name in _INPUT_NAMES:
             self._input(name, getattr(inputs, name))
         self._output("logits", self.logits)
         new_tokens = inputs.inputs_embeds.shape[1]
         for layer, (key, value) in enumerate(zip(cache.keys, cache.values, strict=True)):
-            keys, values = self._input(f"key_cache.{layer}", key), self._input(f"value_cache.{layer}", value)
+            keys = self._input(f"key_cache.{layer}", key[: self.batch])
+            values = self._input(f"value_cache.{layer}", value[: self.batch])
             if decoder.portable:
                 self.new_keys.append(self._new(f"new_keys.{layer}", key, new_tokens))
                 self.new_values.append(self._new(f"new_values.{layer}", value, new_tokens))
@@ -153,8 +162,8 @@ class _Binding:
         self.io.bind_ortvalue_output(name, self._ort.OrtValue.ortvalue_from_numpy(array))
 
     def _new(self, name: str, cache: _Array, new_tokens: int) -> _Array:
-        batch, heads, _, width = cache.shape
-        array = np.empty((batch, heads, new_tokens, width), cache.dtype)
+        _, heads, _, width = cache.shape
+        array = np.empty((self.batch, heads, new_tokens, width), cache.dtype)
         self._output(name, array)
         return array
 

@@ -27,7 +27,7 @@ if TYPE_CHECKING:
 
 
 @dataclass(frozen=True)
-class Request:
+class PreparedRequest:
     """Everything that an answer depends on, checked and ready to run."""
 
     backend: Backend
@@ -53,7 +53,7 @@ def make_request(
     earlier_ids: Sequence[int],
     options: SamplingOptions | None,
     started: float,
-) -> Request:
+) -> PreparedRequest:
     """Lays the new tokens out behind the session and checks context and memory, before anything runs.
 
     Args:
@@ -82,7 +82,7 @@ def make_request(
         start_t=session.next_t,
     )
     session.preflight(piece, beside=encoding_need(backend, images))
-    return Request(
+    return PreparedRequest(
         backend=backend,
         session=session,
         cached_tokens=session.length,

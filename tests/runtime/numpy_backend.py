@@ -12,7 +12,7 @@ import numpy as np
 import numpy.typing as npt
 
 from neo_edge.checkpoint import open_checkpoint
-from neo_edge_runtime.backend import BackendTraits, DecoderInputs
+from neo_edge_runtime.backend import BackendTraits, DecoderInputs, DecoderState
 
 Array = npt.NDArray[np.float64]
 _erf = np.vectorize(math.erf, otypes=[np.float64])
@@ -29,7 +29,8 @@ class NumpyBackend:
         self.traits = BackendTraits(
             config=self.config, embedding_dtype=np.dtype(np.float32), cache_element_bytes=4, score_buffers=1
         )
-        self.runs: list[int] = []  # tokens of each decoder run
+        self.runs: list[int] = []  # tokens of each decoder run, of one sequence
+        self.batches: list[int] = []  # sequences of each decoder run
         self.vision_calls: list[int] = []  # patches of each vision call
         self.states: list[NumpyState] = []
         self.poison = False
@@ -92,6 +93,7 @@ class NumpyState:
         assert inputs.visible_length.max() <= self.capacity
         assert (inputs.write_index + new <= self.capacity).all()
         backend.runs.append(new)
+        backend.batches.append(batch)
         hidden = inputs.inputs_embeds.astype(np.float64)
         allow = np.arange(self.capacity) < inputs.visible_length[:, :, None]  # [B, S, C]
         for layer in range(decoder.num_layers):
@@ -108,11 +110,16 @@ class NumpyState:
         logits = self._linear(self._norm(wanted, "language_model.model.norm"), "language_model.lm_head")
         return np.full_like(logits, np.nan, np.float32) if backend.poison else logits.astype(np.float32)
 
-    def grow(self, capacity: int, *, length: int) -> None:
+    def grow(self, capacity: int, *, length: int, rows: int | None = None) -> None:
         self.grown_to.append(capacity)
         self.keys, self.values = (
-            self._resized(array, capacity, length) for array in (self.keys, self.values)
+            self._resized(array[:, :rows], capacity, length) for array in (self.keys, self.values)
         )
+
+    def copy_row(self, row: int, source: DecoderState, source_row: int, *, length: int) -> None:
+        assert isinstance(source, NumpyState)
+        self.keys[:, row, :, :length] = source.keys[:, source_row, :, :length]
+        self.values[:, row, :, :length] = source.values[:, source_row, :, :length]
 
     def copy(self, *, length: int, capacity: int) -> NumpyState:
         other = NumpyState(
@@ -138,7 +145,7 @@ class NumpyState:
             self.keys[layer, row, :, start : start + new] = key[row]
             self.values[layer, row, :, start : start + new] = value[row]
         repeat = decoder.num_heads // decoder.num_kv_heads
-        keys, values = (np.repeat(array[layer], repeat, axis=1) for array in (self.keys, self.values))
+        keys, values = (np.repeat(array[layer, :batch], repeat, axis=1) for array in (self.keys, self.values))
         scores = query @ keys.transpose(0, 1, 3, 2) / math.sqrt(decoder.head_dim)
         scores = np.where(allow[:, None], scores, -np.inf)
         weights = np.exp(scores - scores.max(-1, keepdims=True))

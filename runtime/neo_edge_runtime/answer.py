@@ -1,0 +1,113 @@
+"""One answer in the making: its tokens, its text, why it ended and what it cost."""
+
+from __future__ import annotations
+
+import threading
+import time
+from typing import TYPE_CHECKING
+
+from neo_edge_runtime.completion import Completion, StopReason, Usage
+from neo_edge_runtime.memory import peak_memory_bytes
+from neo_edge_runtime.prefill_plan import PrefillCancelledError
+from neo_edge_runtime.sampling import Sampler
+from neo_edge_runtime.text_stream import TextStream
+from neo_edge_runtime.vision_encoder import encode_images
+
+if TYPE_CHECKING:
+    import numpy as np
+    import numpy.typing as npt
+
+    from neo_edge_runtime.request import PreparedRequest
+
+
+class Answer:
+    """What a request has got so far. `reason` is None while it goes on; `finish` then makes the `completion`."""
+
+    def __init__(self, request: PreparedRequest) -> None:
+        self.request = request
+        self.cancelled = threading.Event()
+        self.tokens: list[int] = []
+        self.prefilled = False
+        self.reason: StopReason | None = None
+        self.completion: Completion | None = None
+        self._text: list[str] = []
+        self._stream = TextStream(request.tokenizer, request.options.stop)
+        self._sampler = Sampler(request.options, (*request.earlier_ids, *request.input_ids.tolist()))
+        self._first_token_s: float | None = None
+        self._decode_s, self._decoded = 0.0, 0
+
+    def begin(self, waited_s: float = 0.0) -> str:
+        """Encodes the pictures, prefills and takes the first token; the text that is certain now.
+
+        Args:
+            waited_s: seconds between the request's preparation and now that count for its first token.
+        """
+        started = time.perf_counter()
+        try:
+            logits = self._prefill()
+        except PrefillCancelledError:
+            self.reason = "cancelled"
+            return ""
+        self.prefilled = True
+        piece = self._take(logits)
+        self._first_token_s = self.request.preparation_s + waited_s + time.perf_counter() - started
+        return piece
+
+    def advance(self, logits: npt.NDArray[np.float32], run_s: float) -> str:
+        """Takes the next token from [V] logits, which this may overwrite; the text that is certain now.
+
+        Args:
+            logits: behind the last token.
+            run_s: seconds that the decoder took for them.
+        """
+        started = time.perf_counter()
+        piece = self._take(logits)
+        self._decode_s += run_s + time.perf_counter() - started
+        self._decoded += 1
+        return piece
+
+    def finish(self) -> str:
+        """Makes the completion; the text that was held back until now."""
+        assert self.reason is not None
+        rest = self._stream.finish()
+        self._text.append(rest)
+        self.completion = Completion("".join(self._text), tuple(self.tokens), self.reason, self._usage())
+        return rest
+
+    def _prefill(self) -> npt.NDArray[np.float32]:
+        request = self.request
+        if self.cancelled.is_set():
+            raise PrefillCancelledError
+        visual_tokens = encode_images(request.backend, request.images)
+        logits: npt.NDArray[np.float32] = request.session.prefill(
+            request.input_ids, request.layout, visual_tokens, cancelled=self.cancelled
+        )[-1]
+        return logits
+
+    def _take(self, logits: npt.NDArray[np.float32]) -> str:
+        token = self._sampler.sample(logits)
+        if token in self.request.eos:
+            self.reason = "eos"
+            return ""
+        self.tokens.append(token)
+        piece = self._stream.push(token)
+        self._text.append(piece)
+        if self._stream.stopped:
+            self.reason = "stop_string"
+        elif len(self.tokens) >= self.request.options.max_new_tokens:
+            self.reason = "max_tokens"
+        return piece
+
+    def _usage(self) -> Usage:
+        request = self.request
+        cached = request.cached_tokens
+        first = self._first_token_s
+        return Usage(
+            prompt_tokens=cached + len(request.input_ids),
+            cached_tokens=cached,
+            visual_tokens=int(request.layout.is_visual.sum()),
+            completion_tokens=len(self.tokens),
+            time_to_first_token_ms=None if first is None else first * 1e3,
+            tokens_per_second=self._decoded / self._decode_s if self._decoded else None,
+            peak_memory_bytes=peak_memory_bytes(),
+        )
