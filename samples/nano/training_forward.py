@@ -21,8 +21,7 @@ from neo_edge_export.reference import (
     rotary_embeddings,
     rotate_patches,
 )
-
-MEAN, STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)  # ImageNet's, as upstream
+from neo_edge_runtime.preprocessing import MEAN, STD
 
 
 @dataclass(frozen=True)
@@ -78,8 +77,8 @@ def forward(
 def embed_packed(model: NeoModel, patches: Tensor, xy: Tensor, dtype: torch.dtype) -> Tensor:
     """The two convolutions as products over packed uint8 patches: [P, 768] to [P / 4, hidden]."""
     embeddings = model.vision_model.embeddings
-    mean = torch.tensor(MEAN).repeat_interleave(256) * 255
-    std = torch.tensor(STD).repeat_interleave(256) * 255
+    mean = torch.from_numpy(MEAN).repeat_interleave(256) * 255
+    std = torch.from_numpy(STD).repeat_interleave(256) * 255
     pixels = ((patches.float() - mean) / std).to(dtype)
     first, second = embeddings.patch_embedding, embeddings.dense_embedding
     hidden = F.linear(pixels, first.weight.flatten(1).to(dtype), _cast(first.bias, dtype))
