@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import os
 import sys
+import textwrap
 from collections.abc import Callable, Mapping, Sequence
 from importlib.metadata import EntryPoint, entry_points
 from typing import Protocol
@@ -15,6 +16,16 @@ from neo_edge.errors import MissingExtraError, NeoEdgeError
 GROUP = "neo_edge.commands"
 _INTERRUPTED = 130  # 128 + SIGINT, as shells have it
 _CLOSED_PIPE = 141  # 128 + SIGPIPE
+_EPILOG = """\
+`neo-edge VERB --help` says what a verb takes.
+
+exit status:
+  0    done
+  1    an error, which the message explains; or a check that did not pass
+  2    wrong usage, or a package is missing: the message holds the pip line
+  130  Ctrl-C
+  141  the reader of the output went away (| head)
+"""
 
 
 class Command(Protocol):
@@ -23,7 +34,7 @@ class Command(Protocol):
     summary: str  # one line for the list of verbs
 
     def add_arguments(self, parser: argparse.ArgumentParser) -> None:
-        """Declares the verb's arguments."""
+        """Declares the verb's arguments; `parser.epilog` may hold examples, shown as they are."""
 
     def run(self, args: argparse.Namespace) -> int:
         """Does the work and returns the exit status; `NeoEdgeError` becomes a message and status 1."""
@@ -36,15 +47,21 @@ def main(argv: Sequence[str] | None = None) -> int:
     0 success, 1 failure, 2 wrong usage or a missing extra, 130 interrupted, 141 when the reader of the
     output went away.
     """
-    loaders = {entry.name: loader(entry) for entry in entry_points(group=GROUP)}
-    return run_commands(list(sys.argv[1:] if argv is None else argv), loaders)
+    return run_commands(list(sys.argv[1:] if argv is None else argv), installed_commands())
+
+
+def installed_commands() -> dict[str, Callable[[], Command]]:
+    """What loads each verb of the installed packages, by verb."""
+    return {entry.name: loader(entry) for entry in entry_points(group=GROUP)}
 
 
 def run_commands(argv: list[str], loaders: Mapping[str, Callable[[], Command]]) -> int:
     """Runs one of these verbs; returns the exit status as `main` does."""
     try:
-        status = _dispatch(argv, loaders)
-        sys.stdout.flush()
+        try:
+            status = _dispatch(argv, loaders)
+        finally:  # also behind --help, which leaves by SystemExit
+            sys.stdout.flush()
     except MissingExtraError as error:
         return _fail(error, 2)
     except NeoEdgeError as error:
@@ -74,20 +91,48 @@ def loader(entry: EntryPoint) -> Callable[[], Command]:
     return load
 
 
+def build_parser(commands: Mapping[str, Command]) -> argparse.ArgumentParser:
+    """The whole command line of these verbs."""
+    parser = argparse.ArgumentParser(
+        prog="neo-edge",
+        description="Exports NEO-ov checkpoints to bundles and answers questions with them.",
+        epilog=_EPILOG,
+        formatter_class=_HelpFormatter,
+    )
+    parser.add_argument("--version", action="version", version=f"neo-edge {__version__}")
+    verbs = parser.add_subparsers(dest="verb", metavar="VERB", required=True, title="verbs")
+    for name, command in commands.items():
+        verb = verbs.add_parser(
+            name,
+            help=command.summary,
+            description=command.summary,
+            formatter_class=_HelpFormatter,
+        )
+        command.add_arguments(verb)
+    return parser
+
+
 def _dispatch(argv: list[str], loaders: Mapping[str, Callable[[], Command]]) -> int:
     # Loading only the verb that was asked for keeps the start quick.
     asked = argv[:1] if argv and argv[0] in loaders else sorted(loaders)
-    parser = argparse.ArgumentParser(
-        prog="neo-edge", description="Exports NEO-ov checkpoints to bundles and answers questions with them."
-    )
-    parser.add_argument("--version", action="version", version=f"neo-edge {__version__}")
-    verbs = parser.add_subparsers(dest="verb", metavar="VERB", required=True)
     commands = {name: loaders[name]() for name in asked}
-    for name, command in commands.items():
-        verb = verbs.add_parser(name, help=command.summary, description=command.summary)
-        command.add_arguments(verb)
-    args = parser.parse_args(argv)
+    args = build_parser(commands).parse_args(argv)
     return commands[args.verb].run(args)
+
+
+class _HelpFormatter(argparse.HelpFormatter):
+    """Leaves text of several lines as it is, does not cut at hyphens, gives the list of verbs one column."""
+
+    def __init__(self, prog: str) -> None:
+        super().__init__(prog)
+        self._action_max_length = self._max_help_position  # argparse forgets the verbs' own indentation
+
+    def _fill_text(self, text: str, width: int, indent: str) -> str:
+        lines = text.splitlines() if "\n" in text else self._split_lines(text, width)
+        return "\n".join(indent + line for line in lines)
+
+    def _split_lines(self, text: str, width: int) -> list[str]:
+        return textwrap.wrap(" ".join(text.split()), width, break_on_hyphens=False)
 
 
 class _BrokenCommand:

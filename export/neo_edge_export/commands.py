@@ -8,7 +8,6 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from neo_edge.checkpoint import resolve_checkpoint
 from neo_edge.extras import require
 
 if TYPE_CHECKING:
@@ -27,7 +26,8 @@ class ExportCommand:
         parser.add_argument(
             "checkpoint",
             metavar="CHECKPOINT",
-            help="a directory with config.json and safetensors files, or neo-ov-nano, which ships with the package",
+            help="a directory with config.json and safetensors files; neo-ov-nano, which ships with the package; or a "
+            "Hugging Face id such as Paranioar/NEO1_0-2B-SFT, perhaps with @REVISION",
         )
         parser.add_argument(
             "-o", "--output", required=True, type=Path, metavar="BUNDLE", help="directory to write"
@@ -59,6 +59,7 @@ class ExportCommand:
         """Exports, and prints the largest differences from the reference."""
         for package in _PACKAGES:
             require(package, extra="export")
+        from neo_edge.checkpoint import resolve_checkpoint
         from neo_edge_export.bundle_export import ExportOptions, export_bundle
 
         options = ExportOptions(

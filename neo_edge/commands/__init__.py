@@ -1,0 +1,1 @@
+"""The contract's verbs, one to a file."""
