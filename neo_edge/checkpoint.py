@@ -7,12 +7,14 @@ from __future__ import annotations
 
 import hashlib
 import json
+import os
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
 from neo_edge.config import ModelConfig, load_config
 from neo_edge.errors import CheckpointError, UnsupportedArchitectureError, WeightsError
+from neo_edge.hub import Download, fetch_checkpoint, parse_hub_id
 from neo_edge.safetensors_file import FloatArray, TensorEntry, read_header
 
 SINGLE_FILE = "model.safetensors"
@@ -91,21 +93,35 @@ def open_checkpoint(directory: str | Path) -> Checkpoint:
     return Checkpoint(directory, config, {name: found[name] for name in expected})
 
 
-def resolve_checkpoint(name_or_path: str | Path) -> Path:
-    """The directory that a user means: a path, else the name of a checkpoint that ships with the package.
+def resolve_checkpoint(name_or_path: str | Path, *, download: Download | None = None) -> Path:
+    """The directory that a user means: a path, else a checkpoint that ships with the package, else a Hugging Face id.
+
+    Args:
+        name_or_path: a directory; `neo-ov-nano`; or `owner/name`, perhaps with `@revision`. Only the last, and only
+            when nothing of that name lies on the disk, uses the network.
+        download: what fetches an id; None: huggingface_hub.
 
     Raises:
-        CheckpointError: neither; the message names the shipped ones.
+        CheckpointError: none of them; the message names the shipped ones. `HubError`: the id could not be fetched.
+        MissingExtraError: it is an id, and huggingface_hub is not installed.
     """
-    path = Path(name_or_path)
+    path, text = Path(name_or_path), str(name_or_path)
     if path.is_dir():
         return path
     shipped = sorted(item.name for item in _SHIPPED.iterdir() if item.is_dir()) if _SHIPPED.is_dir() else []
-    if str(name_or_path) in shipped:
-        return _SHIPPED / str(name_or_path)
+    if text in shipped:
+        return _SHIPPED / text
+    hub_id = parse_hub_id(text)
+    if hub_id is not None and Path(hub_id.repo).is_dir():
+        raise CheckpointError(
+            f"{hub_id.repo!r} is a local folder, which has no revision {hub_id.revision!r}: give {hub_id.repo} alone, "
+            "or move to another folder to mean the Hugging Face id"
+        )
+    if hub_id is not None and not os.path.lexists(path):
+        return fetch_checkpoint(hub_id, download)
     raise CheckpointError(
-        f"{str(name_or_path)!r} is no directory and no shipped checkpoint ({', '.join(shipped) or 'none'}): "
-        "give the directory that holds config.json"
+        f"{text!r} is no directory and no shipped checkpoint ({', '.join(shipped) or 'none'}): "
+        "give the directory that holds config.json, or a Hugging Face id such as Paranioar/NEO1_0-2B-SFT"
     )
 
 

@@ -13,9 +13,11 @@ class NeoEdgeError(Exception):
 class MissingExtraError(NeoEdgeError):
     """An optional package is not installed; the message holds the pip line."""
 
-    def __init__(self, package: str, extra: str) -> None:
+    def __init__(self, package: str, extra: str, *, otherwise: str | None = None) -> None:
+        """`otherwise` is a second cure, for those who cannot install it."""
         super().__init__(
             f'the package {package!r} is needed here and not installed: run  pip install "neo-edge[{extra}]"'
+            + (f"; or {otherwise}" if otherwise else "")
         )
         self.package = package
         self.extra = extra
@@ -47,6 +49,10 @@ class UnsupportedArchitectureError(CheckpointError):
 
 class WeightsError(CheckpointError):
     """Tensors are missing, extra, misshapen or of a wrong type; the message lists them."""
+
+
+class HubError(CheckpointError):
+    """A checkpoint named by its Hugging Face id could not be fetched; the message holds the command that does."""
 
 
 class TokenizerError(CheckpointError):
