@@ -6,7 +6,6 @@
 from __future__ import annotations
 
 import hashlib
-import json
 import os
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -15,6 +14,7 @@ from pathlib import Path
 from neo_edge.config import ModelConfig, load_config
 from neo_edge.errors import CheckpointError, UnsupportedArchitectureError, WeightsError
 from neo_edge.hub import Download, fetch_checkpoint, parse_hub_id
+from neo_edge.json_file import read_json_object
 from neo_edge.safetensors_file import FloatArray, TensorEntry, read_header
 
 SINGLE_FILE = "model.safetensors"
@@ -24,6 +24,11 @@ LM_HEAD = "language_model.lm_head.weight"
 
 _SHIPPED = Path(__file__).parent / "checkpoints"
 _LISTED = 8  # names that one error message shows of each kind
+_PICKLES = (".bin", ".pt", ".pth", ".ckpt", ".pkl", ".pickle")
+_CONVERT = (
+    "those are pickles, which run code when they are read, so neo_edge never does; fetch the safetensors files of the "
+    "checkpoint, or convert it to safetensors where you trust it (transformers: save_pretrained)"
+)
 
 
 @dataclass(frozen=True)
@@ -181,19 +186,19 @@ def _weight_files(directory: Path) -> list[Path]:
         return [single]
     index = directory / INDEX_FILE
     if not index.is_file():
-        raise WeightsError(
-            f"{directory} has neither {SINGLE_FILE} nor {INDEX_FILE}: fetch the safetensors files of the checkpoint"
-        )
-    try:
-        weight_map = json.loads(index.read_text(encoding="utf-8"))["weight_map"]
-        shards = sorted(set(weight_map.values()))
-    except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
-        raise WeightsError(f"{index} has no readable weight_map ({error!r}): fetch it again") from error
-    strange = [shard for shard in shards if not isinstance(shard, str) or Path(shard).name != shard]
+        raise WeightsError(_no_weights(directory))
+    weight_map = read_json_object(index, WeightsError).get("weight_map")
+    if not isinstance(weight_map, dict) or not all(isinstance(shard, str) for shard in weight_map.values()):
+        raise WeightsError(f"{index} has no weight_map from tensors to files: fetch it again")
+    shards: list[str] = sorted(set(weight_map.values()))
+    strange = [shard for shard in shards if Path(shard).name != shard]
     if strange or not shards:
         raise WeightsError(
             f"{index} names {strange or 'no files'}; shards must stand beside it: fetch it again"
         )
+    pickles = [shard for shard in shards if shard.endswith(_PICKLES)]
+    if pickles:
+        raise WeightsError(f"{index} names {_listed(pickles)}: {_CONVERT}")
     absent = [shard for shard in shards if not (directory / shard).is_file()]
     if absent:
         raise WeightsError(f"{index} names files that do not exist: {_listed(absent)}: fetch them")
@@ -203,6 +208,20 @@ def _weight_files(directory: Path) -> list[Path]:
         if nowhere:
             raise WeightsError(f"{index} places tensors in {shard} that are not there: {_listed(nowhere)}")
     return [directory / shard for shard in shards]
+
+
+def _no_weights(directory: Path) -> str:
+    names = sorted(path.name for path in directory.iterdir())
+    dangling = [name for name in (SINGLE_FILE, INDEX_FILE) if (directory / name).is_symlink()]
+    if dangling:
+        return (
+            f"{directory / dangling[0]} is a link to {(directory / dangling[0]).readlink()}, which is not there: "
+            "fetch the checkpoint again, or copy it together with what its links name (cp -L)"
+        )
+    pickles = [name for name in names if name.endswith(_PICKLES)]
+    if pickles:
+        return f"{directory} has its weights in {_listed(pickles)}: {_CONVERT}"
+    return f"{directory} has neither {SINGLE_FILE} nor {INDEX_FILE}: fetch the safetensors files of the checkpoint"
 
 
 def _refuse_neo_unify(directory: Path, found: dict[str, TensorEntry]) -> None:

@@ -6,12 +6,13 @@ lists (a trailing comma made them tuples), so both forms are read.
 
 from __future__ import annotations
 
-import json
-from dataclasses import asdict, dataclass, fields
+from dataclasses import asdict, dataclass, fields, replace
 from pathlib import Path
 from typing import Any, TypeVar
 
 from neo_edge.errors import ConfigError, UnsupportedArchitectureError
+from neo_edge.generation_config import read_end_tokens, token_ids
+from neo_edge.json_file import read_json_object
 
 _Config = TypeVar("_Config", "VisionConfig", "DecoderConfig", "ModelConfig")
 
@@ -47,7 +48,12 @@ class VisionConfig:
         return self.num_channels * self.patch_size**2
 
     def __post_init__(self) -> None:
-        _require_positive("vision_config", self)
+        _require_plausible("vision_config", self)
+        if self.num_channels != 3:
+            raise UnsupportedArchitectureError(
+                f"vision_config.num_channels is {self.num_channels}; NEO-ov sees RGB pictures, 3 channels, and "
+                "neo_edge exports no other"
+            )
         if self.downsample_ratio != 0.5:
             raise UnsupportedArchitectureError(
                 f"vision_config.downsample_ratio is {self.downsample_ratio}; NEO-ov has 0.5 (2x2 patches make one "
@@ -87,7 +93,7 @@ class DecoderConfig:
         return 2 * self.head_dim
 
     def __post_init__(self) -> None:
-        _require_positive("llm_config", self)
+        _require_plausible("llm_config", self)
         if self.num_heads % self.num_kv_heads:
             raise ConfigError(
                 f"llm_config has {self.num_heads} query heads and {self.num_kv_heads} key/value heads; "
@@ -110,7 +116,7 @@ class ModelConfig:
     img_context_token_id: int | None  # None: the tokenizer knows
     img_start_token_id: int | None
     img_end_token_id: int | None
-    eos_token_id: int | None
+    eos_token_id: tuple[int, ...]  # Hugging Face's name for one or several; each ends an answer
 
     def __post_init__(self) -> None:
         if self.template not in TEMPLATES:
@@ -131,26 +137,25 @@ class ModelConfig:
             "vision": _from_stored(VisionConfig, data.get("vision")),
             "decoder": _from_stored(DecoderConfig, data.get("decoder")),
         }
+        if "eos_token_id" in rest:
+            rest["eos_token_id"] = token_ids(rest["eos_token_id"], "the stored eos_token_id (export again)")
         return _from_stored(cls, {**rest, **sections})
 
 
 def load_config(directory: str | Path) -> ModelConfig:
-    """Reads `config.json` of a NEO1.0 or NEO1.5 checkpoint directory.
+    """Reads `config.json` of a NEO1.0 or NEO1.5 checkpoint directory, and the end tokens of its generation config.
 
     Raises:
-        ConfigError: the file is missing, not JSON, or a field is absent, of a wrong type or impossible.
+        ConfigError: a file is missing, not JSON, or a field is absent, of a wrong type or impossible.
         UnsupportedArchitectureError: the file describes another model.
     """
-    path = Path(directory) / "config.json"
-    try:
-        raw = json.loads(path.read_text(encoding="utf-8"))
-    except FileNotFoundError as error:
-        raise ConfigError(f"{path} does not exist: give the directory of a NEO-ov checkpoint") from error
-    except (OSError, UnicodeDecodeError, json.JSONDecodeError, RecursionError) as error:
-        raise ConfigError(f"{path} cannot be read as JSON ({error}): fetch the checkpoint again") from error
-    if not isinstance(raw, dict):
-        raise ConfigError(f"{path} holds {type(raw).__name__}, not an object: fetch the checkpoint again")
-    return parse_config(raw)
+    directory = Path(directory)
+    path = directory / "config.json"
+    if not path.exists():
+        raise ConfigError(_missing(directory, path))
+    config = parse_config(read_json_object(path, ConfigError))
+    ends = dict.fromkeys((*config.eos_token_id, *read_end_tokens(directory)))
+    return replace(config, eos_token_id=tuple(ends))
 
 
 def parse_config(raw: dict[str, Any]) -> ModelConfig:
@@ -194,7 +199,7 @@ def parse_config(raw: dict[str, Any]) -> ModelConfig:
         img_context_token_id=top.optional_id("img_context_token_id"),
         img_start_token_id=top.optional_id("img_start_token_id"),
         img_end_token_id=top.optional_id("img_end_token_id"),
-        eos_token_id=llm.optional_id("eos_token_id"),
+        eos_token_id=token_ids(llm.get("eos_token_id", None), "config.json: llm_config.eos_token_id"),
     )
 
 
@@ -228,30 +233,29 @@ class _Section:
     def integer(self, field: str) -> int:
         value = self._scalar(field)
         if isinstance(value, bool) or not isinstance(value, int | float) or value != int(value):
-            raise ConfigError(f"config.json: {self._name}{field} is {value!r}; a whole number is needed")
+            raise ConfigError(
+                f"config.json: {self._name}{field} is {_shown(value)}; a whole number is needed"
+            )
         return int(value)
 
     def number(self, field: str) -> float:
         value = self._scalar(field)
         if isinstance(value, bool) or not isinstance(value, int | float):
-            raise ConfigError(f"config.json: {self._name}{field} is {value!r}; a number is needed")
+            raise ConfigError(f"config.json: {self._name}{field} is {_shown(value)}; a number is needed")
         return float(value)
 
     def boolean(self, field: str, default: bool) -> bool:
         value = self._raw.get(field, default)
         if not isinstance(value, bool):
-            raise ConfigError(f"config.json: {self._name}{field} is {value!r}; true or false is needed")
+            raise ConfigError(f"config.json: {self._name}{field} is {_shown(value)}; true or false is needed")
         return value
 
     def optional_id(self, field: str) -> int | None:
         value = self._raw.get(field)
-        if isinstance(value, list) and value:  # generation configs list several end tokens
-            value = value[0]
-        if value is None:
-            return None
-        if isinstance(value, bool) or not isinstance(value, int) or value < 0:
-            raise ConfigError(f"config.json: {self._name}{field} is {value!r}; a token id is needed")
-        return value
+        ids = token_ids(value, f"config.json: {self._name}{field}")
+        if len(ids) > 1:
+            raise ConfigError(f"config.json: {self._name}{field} is {value!r}; one token id is needed")
+        return ids[0] if ids else None
 
     def _scalar(self, field: str) -> object:
         if field not in self._raw:
@@ -261,17 +265,62 @@ class _Section:
         value = self._raw[field]
         if isinstance(value, list) and len(value) == 1:
             value = value[0]
-        if isinstance(value, float) and not abs(value) < float("inf"):
-            raise ConfigError(f"config.json: {self._name}{field} is {value!r}; a finite number is needed")
+        if isinstance(value, int | float) and not abs(value) < _ENDLESS:
+            raise ConfigError(
+                f"config.json: {self._name}{field} is {_shown(value)}; a finite number is needed: fetch the "
+                "checkpoint's own config.json"
+            )
         return value
 
 
-def _require_positive(section: str, config: object) -> None:
+def _require_plausible(section: str, config: object) -> None:
+    """Numbers above zero that no model outgrows, so that a broken file cannot ask for endless work or memory."""
     for field, value in vars(config).items():
-        if not isinstance(value, bool) and isinstance(value, int | float) and value <= 0:
+        if isinstance(value, bool) or not isinstance(value, int | float):
+            continue
+        largest = _LARGEST.get(field, _LARGEST_COUNT if isinstance(value, int) else _ENDLESS)
+        if not 0 < value <= largest:
             name = _NAMES_IN_FILE.get(field, field)
-            raise ConfigError(f"config.json: {section}.{name} is {value}; it must be above zero")
+            raise ConfigError(
+                f"config.json: {section}.{name} is {_shown(value)}; it must be above zero and at most {largest:g}: "
+                "fetch the checkpoint's own config.json"
+            )
 
+
+def _missing(directory: Path, path: Path) -> str:
+    if path.is_symlink():
+        return (
+            f"{path} is a link to {path.readlink()}, which is not there: fetch the checkpoint again, or copy it "
+            "together with what its links name (cp -L)"
+        )
+    snapshots = sorted(directory.glob("snapshots/*/config.json"))
+    if snapshots:
+        return f"{path} does not exist: this is a Hugging Face cache folder; give {snapshots[-1].parent}"
+    return f"{path} does not exist: give the directory of a NEO-ov checkpoint"
+
+
+def _shown(value: object) -> str:
+    text = (
+        f"a number of {value.bit_length()} bits"
+        if isinstance(value, int) and value > 1 << 64
+        else repr(value)
+    )
+    return text if len(text) <= 80 else f"{text[:77]}..."
+
+
+_ENDLESS = 1e38  # as good as infinite: float32 ends there
+_LARGEST_COUNT = (1 << 31) - 1  # positions and pixels are int32 in the graphs
+_LARGEST: dict[str, float] = {
+    "num_layers": 1024,
+    "hidden_size": 1 << 20,
+    "intermediate_size": 1 << 22,
+    "vocab_size": 1 << 24,
+    "num_heads": 1 << 12,
+    "num_kv_heads": 1 << 12,
+    "head_dim": 1 << 12,
+    "patch_size": 1 << 10,
+}
+"""Far beyond any model that was published; only a broken file has more."""
 
 _NAMES_IN_FILE = {
     "max_positions": "max_position_embeddings",
@@ -287,6 +336,7 @@ _STORED_TYPES: dict[str, tuple[type, ...]] = {
     "bool": (bool,),
     "str": (str,),
     "int | None": (int, type(None)),
+    "tuple[int, ...]": (tuple,),
     "VisionConfig": (VisionConfig,),
     "DecoderConfig": (DecoderConfig,),
 }

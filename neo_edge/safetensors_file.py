@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import json
 import math
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -17,6 +18,7 @@ import numpy.typing as npt
 from neo_edge.errors import WeightsError
 
 _MAX_HEADER_BYTES = 100_000_000  # the limit of the safetensors library
+_MAX_DIMENSIONS = 8  # a convolution's weight has 4
 _ITEM_BYTES = {"F32": 4, "F16": 2, "BF16": 2}
 _MAPPED_DTYPE = {"F32": "<f4", "F16": "<f2", "BF16": "<u2"}
 
@@ -62,7 +64,8 @@ def read_header(path: Path) -> dict[str, TensorEntry]:
     """The tensors of one file by name.
 
     Raises:
-        WeightsError: the file is missing, truncated, malformed, or holds a type that is no float checkpoint's.
+        WeightsError: the file is missing, truncated, malformed, or holds a type that is no float checkpoint's; or
+            its tensors share bytes, or leave some to nobody, which the format forbids.
     """
     try:
         size = path.stat().st_size
@@ -73,16 +76,35 @@ def read_header(path: Path) -> dict[str, TensorEntry]:
             raw = json.loads(file.read(length).decode("utf-8"), object_pairs_hook=_unique)
     except FileNotFoundError as error:
         raise WeightsError(f"{path} does not exist: fetch the checkpoint again") from error
-    except (OSError, UnicodeDecodeError, json.JSONDecodeError, RecursionError) as error:
+    except (OSError, ValueError, RecursionError) as error:  # bad UTF-8, bad JSON, endless numbers
         raise WeightsError(f"{path} has no readable header ({error}): fetch it again") from error
     if not isinstance(raw, dict):
         raise WeightsError(f"{path} has a header that is no object: fetch it again")
     data_start = 8 + length
-    return {
+    entries = {
         name: _entry(path, name, value, data_start, size)
         for name, value in raw.items()
         if name != "__metadata__"
     }
+    _require_tiling(path, entries, data_start, size)
+    return entries
+
+
+def _require_tiling(path: Path, entries: dict[str, TensorEntry], data_start: int, file_size: int) -> None:
+    """Each byte behind the header belongs to one tensor."""
+    end, before = data_start, "the header"
+    for name, entry in sorted(entries.items(), key=lambda item: (item[1].offset, item[1].size_bytes)):
+        if entry.offset != end:
+            what = "overlaps" if entry.offset < end else "does not follow"
+            raise WeightsError(
+                f"{path}: {name!r} at byte {entry.offset} {what} {before}, which ends at {end}: the header is not "
+                "the file's own, fetch the file again"
+            )
+        end, before = entry.offset + entry.size_bytes, repr(name)
+    if end != file_size:
+        raise WeightsError(
+            f"{path} goes on to byte {file_size} behind {before}, which ends at {end}: fetch the file again"
+        )
 
 
 def _entry(path: Path, name: str, value: object, data_start: int, file_size: int) -> TensorEntry:
@@ -101,8 +123,10 @@ def _entry(path: Path, name: str, value: object, data_start: int, file_size: int
             f"{path}: {name!r} has type {dtype}; float32, float16 and bfloat16 checkpoints are read: "
             "fetch the unquantized one"
         )
+    if len(offsets) != 2 or len(shape) > _MAX_DIMENSIONS:
+        raise broken
     size_bytes = math.prod(shape) * _ITEM_BYTES[dtype]
-    if len(offsets) != 2 or offsets[1] - offsets[0] != size_bytes:
+    if offsets[1] - offsets[0] != size_bytes:
         raise broken
     if data_start + offsets[1] > file_size:
         raise WeightsError(
@@ -119,10 +143,11 @@ def _counts(value: object) -> tuple[int, ...] | None:
 
 
 def _unique(pairs: Sequence[tuple[str, object]]) -> dict[str, object]:
-    names = [name for name, _ in pairs]
-    if len(set(names)) != len(names):
-        twice = sorted({name for name in names if names.count(name) > 1})
-        raise WeightsError(f"a safetensors header names {', '.join(twice)} twice: fetch the checkpoint again")
+    twice = [name for name, count in Counter(name for name, _ in pairs).items() if count > 1]
+    if twice:
+        raise WeightsError(
+            f"a safetensors header names {twice[0]!r} twice ({len(twice)} such names): fetch the checkpoint again"
+        )
     return dict(pairs)
 
 

@@ -109,9 +109,7 @@ def resolve_special_tokens(tokenizer: Tokenizer | None, config: ModelConfig) -> 
         return found
 
     ends = [] if tokenizer is None else [tokenizer.find_id(token) for token in (IM_END, END_OF_TEXT)]
-    eos = tuple(index for index in ends if index is not None)
-    if not eos and config.eos_token_id is not None:
-        eos = (config.eos_token_id,)
+    eos = tuple(dict.fromkeys([*(index for index in ends if index is not None), *config.eos_token_id]))
     tokens = SpecialTokens(
         img_context=resolve(IMG_CONTEXT, config.img_context_token_id),
         img_start=resolve(IMG_START, config.img_start_token_id),

@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from neo_edge.errors import TokenizerError
+from neo_edge.json_file import read_json_object
 
 # Qwen2's split of text into words, numbers digit by digit, punctuation and space.
 # Source: the pre_tokenizer of Qwen2/Qwen3's published tokenizer.json.
@@ -57,7 +58,7 @@ def read_tokenizer_file(directory: Path) -> TokenizerFile | None:
     """The tokenizer of a directory, or None when it has none; raises `TokenizerError` for a broken one."""
     whole, vocab, merges = (directory / name for name in ("tokenizer.json", "vocab.json", "merges.txt"))
     if whole.is_file():
-        data = _read_object(whole)
+        data = read_json_object(whole, TokenizerError)
         rows = data.get("added_tokens", [])
         if not isinstance(rows, list) or not isinstance(data.get("model"), dict):
             raise TokenizerError(f"{whole} lacks a model or its added tokens: fetch it again")
@@ -72,7 +73,7 @@ def read_tokenizer_file(directory: Path) -> TokenizerFile | None:
 
 
 def _from_vocab_and_merges(directory: Path, vocab: Path, merges: Path) -> TokenizerFile:
-    words = _read_object(vocab)
+    words = read_json_object(vocab, TokenizerError)
     if not words or not all(type(index) is int for index in words.values()):
         raise TokenizerError(f"{vocab} does not map tokens to ids: fetch it again")
     added = _added_tokens(directory)
@@ -122,7 +123,7 @@ def _added_tokens(directory: Path) -> list[AddedToken]:
     tokens: dict[str, AddedToken] = {}
     config = directory / "tokenizer_config.json"
     if config.is_file():
-        decoder = _read_object(config).get("added_tokens_decoder", {})
+        decoder = read_json_object(config, TokenizerError).get("added_tokens_decoder", {})
         if not isinstance(decoder, dict):
             raise TokenizerError(f"{config}: added_tokens_decoder is no object: fetch it again")
         for index, row in decoder.items():
@@ -131,7 +132,7 @@ def _added_tokens(directory: Path) -> list[AddedToken]:
             tokens[token.content] = token
     plain = directory / "added_tokens.json"
     if plain.is_file():
-        for content, index in _read_object(plain).items():
+        for content, index in read_json_object(plain, TokenizerError).items():
             if content not in tokens:
                 tokens[content] = _added_token(plain, {"id": index, "content": content, "special": True})
     return sorted(tokens.values(), key=lambda token: token.id)
@@ -161,13 +162,3 @@ def _read_merges(path: Path) -> list[str]:
     if broken is not None:
         raise TokenizerError(f"{path} has the line {broken!r}, which is no pair of tokens: fetch it again")
     return rows
-
-
-def _read_object(path: Path) -> dict[str, object]:
-    try:
-        data = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, UnicodeDecodeError, json.JSONDecodeError, RecursionError) as error:
-        raise TokenizerError(f"{path} cannot be read as JSON ({error}): fetch it again") from error
-    if not isinstance(data, dict):
-        raise TokenizerError(f"{path} holds {type(data).__name__}, not an object: fetch it again")
-    return data

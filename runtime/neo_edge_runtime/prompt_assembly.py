@@ -125,5 +125,6 @@ class PromptAssembly:
 def text_only_tokens(config: ModelConfig) -> SpecialTokens:
     """Ids that no prompt holds, for a bundle that knows no image tokens: it takes text only."""
     beyond = config.decoder.vocab_size
-    eos = () if config.eos_token_id is None else (config.eos_token_id,)
-    return SpecialTokens(img_context=beyond, img_start=beyond + 1, img_end=beyond + 2, eos=eos)
+    return SpecialTokens(
+        img_context=beyond, img_start=beyond + 1, img_end=beyond + 2, eos=config.eos_token_id
+    )

@@ -9,6 +9,7 @@ import pytest
 
 from neo_edge.config import ModelConfig, load_config, parse_config
 from neo_edge.errors import ConfigError, UnsupportedArchitectureError
+from neo_edge.tokenizer import resolve_special_tokens
 
 
 @pytest.fixture
@@ -157,3 +158,30 @@ def test_a_stored_number_of_a_wrong_type_is_refused(golden_tiny: Path) -> None:
     stored["decoder"]["hidden_size"] = "64"
     with pytest.raises(ConfigError, match="hidden_size"):
         ModelConfig.from_dict(stored)
+
+
+def test_every_end_token_of_config_and_generation_config_ends_answers(
+    raw: dict[str, Any], tmp_path: Path
+) -> None:
+    raw["llm_config"]["eos_token_id"] = [5, 3]
+    (tmp_path / "config.json").write_text(json.dumps(raw))
+    (tmp_path / "generation_config.json").write_text('{"eos_token_id": [7, 5]}')
+    config = load_config(tmp_path)
+    assert config.eos_token_id == (5, 3, 7)
+    assert resolve_special_tokens(None, config).eos == (5, 3, 7)
+    assert ModelConfig.from_dict(json.loads(json.dumps(config.to_dict()))) == config
+
+
+@pytest.mark.parametrize(("stored", "read"), [(None, ()), (5, (5,)), ([5, 3], (5, 3))])
+def test_a_stored_end_token_may_be_one_several_or_none(
+    golden_tiny: Path, stored: object, read: tuple[int, ...]
+) -> None:
+    data = load_config(golden_tiny).to_dict() | {"eos_token_id": stored}
+    assert ModelConfig.from_dict(data).eos_token_id == read
+
+
+def test_a_broken_generation_config_is_refused(golden_tiny: Path, tmp_path: Path) -> None:
+    (tmp_path / "config.json").write_bytes((golden_tiny / "config.json").read_bytes())
+    (tmp_path / "generation_config.json").write_text('{"eos_token_id": "</s>"}')
+    with pytest.raises(ConfigError, match="generation_config"):
+        load_config(tmp_path)

@@ -96,7 +96,7 @@ def test_a_name_that_stands_twice_in_a_header_is_refused(tmp_path: Path) -> None
     path = tmp_path / "x.safetensors"
     entry = json.dumps(GOOD)
     write_safetensors(path, {"x": np.ones(4, np.float32)}, header=f'{{"w": {entry}, "w": {entry}}}')
-    with pytest.raises(WeightsError, match="w twice"):
+    with pytest.raises(WeightsError, match="'w' twice"):
         read_header(path)
 
 

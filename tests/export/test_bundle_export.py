@@ -68,11 +68,11 @@ def test_a_checkpoint_that_names_no_image_tokens_still_exports(tmp_path: Path) -
 def test_host_files_travel_with_the_bundle(tmp_path: Path) -> None:
     folder = write_checkpoint(tmp_path / "checkpoint", golden_tensors())
     for name in ("chat_template.jinja", "generation_config.json", "preprocessor_config.json"):
-        (folder / name).write_text(f"the {name}")
+        (folder / name).write_text(f'{{"the": "{name}"}}')
     export_bundle(folder, tmp_path / "out", FP32)
     bundle = open_bundle(tmp_path / "out")
     for name in ("chat_template.jinja", "generation_config.json", "preprocessor_config.json"):
-        assert bundle.path(name).read_text() == f"the {name}"
+        assert bundle.path(name).read_text() == f'{{"the": "{name}"}}'
 
 
 def test_a_checkpoint_without_a_chat_template_gets_the_one_it_was_trained_with(tmp_path: Path) -> None:
