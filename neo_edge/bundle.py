@@ -11,7 +11,7 @@ from typing import Literal
 from neo_edge.bundle_writer import BundleWriter, is_partial
 from neo_edge.errors import BundleCorruptError, BundleError
 from neo_edge.file_digest import digest_file
-from neo_edge.manifest import MANIFEST_FILE, Manifest, Variant, parse_manifest
+from neo_edge.manifest import MANIFEST_FILE, FileEntry, Manifest, Variant, parse_manifest
 
 __all__ = ["Bundle", "BundleWriter", "find_faults", "open_bundle", "read_bundle", "verify_bundle"]
 
@@ -81,16 +81,31 @@ def find_faults(
     root = Path(os.path.realpath(bundle.root))
     faults = []
     for relative, entry in bundle.manifest.files.items():
-        path = root / relative
-        if not Path(os.path.realpath(path)).is_relative_to(root):
-            faults.append(f"{relative} is a link that leads out of the bundle")
-        elif not path.is_file():
-            faults.append(f"{relative} is missing")
-        elif path.stat().st_size != entry.size_bytes:
-            faults.append(f"{relative} has {path.stat().st_size} bytes, the manifest says {entry.size_bytes}")
-        elif sha256 and digest_file(path, on_bytes) != entry.sha256:
-            faults.append(f"{relative} was altered: its sha256 differs from the manifest's")
+        try:
+            fault = _fault(root, root / relative, entry, on_bytes, sha256=sha256)
+        except OSError as error:
+            fault = f"cannot be read ({error})"
+        if fault:
+            faults.append(f"{relative} {fault}")
     return faults
+
+
+def _fault(
+    root: Path, path: Path, entry: FileEntry, on_bytes: Callable[[int], object] | None, *, sha256: bool
+) -> str:
+    if not Path(os.path.realpath(path)).is_relative_to(root):
+        return (
+            "is a link that leads out of the bundle (a Hugging Face cache is made of links: fetch the bundle with a "
+            "local folder as target, or copy it with cp -rL)"
+        )
+    if not path.is_file():
+        return "is missing"
+    size = path.stat().st_size
+    if size != entry.size_bytes:
+        return f"has {size} bytes, the manifest says {entry.size_bytes}"
+    if sha256 and digest_file(path, on_bytes) != entry.sha256:
+        return "was altered: its sha256 differs from the manifest's"
+    return ""
 
 
 def read_bundle(path: str | Path) -> Bundle:
@@ -112,3 +127,7 @@ def read_bundle(path: str | Path) -> Bundle:
         raise BundleCorruptError(f"{manifest} is not UTF-8 text: copy or export again") from error
     except OSError as error:
         raise BundleError(f"{manifest} cannot be read ({error}): check its owner and permissions") from error
+    except ValueError as error:  # of a path that no file can have
+        raise BundleError(
+            f"{os.fspath(path)!r} cannot be a path ({error}): give the directory that neo-edge export wrote"
+        ) from error

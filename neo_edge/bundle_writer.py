@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import logging
 import os
 import shutil
@@ -12,10 +13,19 @@ from types import TracebackType
 
 from neo_edge.errors import BundleError
 from neo_edge.file_digest import digest_file
+from neo_edge.folder_lock import FolderLock
 from neo_edge.manifest import MANIFEST_FILE, FileEntry, Manifest, parse_manifest
 
 _PARTIAL = ".partial-"
 _OLD = ".old-"
+_CURES = {
+    errno.ENOSPC: "free disk space, or choose a target on another disk",
+    errno.EDQUOT: "free disk space, or choose a target on another disk",
+    errno.EFBIG: "choose a target on a file system that takes large files",
+    errno.EROFS: "choose a target that can be written",
+    errno.EACCES: "choose a target that can be written, or change its permissions",
+    errno.EPERM: "choose a target that can be written, or change its permissions",
+}
 
 _log = logging.getLogger(__name__)
 
@@ -27,8 +37,9 @@ class BundleWriter:
         ...write files below writer.directory...
         writer.commit(manifest)
 
-    Without `commit`, on an error or Ctrl-C the directory is removed. A process that is killed leaves a
-    hidden `.NAME.partial-XXXX`, which `open_bundle` refuses.
+    Without `commit`, on an error or Ctrl-C the directory is removed; an `OSError`, such as a full disk, becomes a
+    `BundleError`. A process that is killed leaves a
+    hidden `.NAME.partial-XXXX`, which `open_bundle` refuses and the next writer of that target removes.
     """
 
     def __init__(self, target: str | Path, *, overwrite: bool = False) -> None:
@@ -45,6 +56,7 @@ class BundleWriter:
         self.target = Path(os.path.abspath(target))
         self._overwrite = overwrite
         self._directory: Path | None = None
+        self._lock: FolderLock | None = None
         self._check_target()
 
     @property
@@ -54,18 +66,22 @@ class BundleWriter:
             raise BundleError("this bundle writer is not open: use it in a with statement, before commit")
         return self._directory
 
+    def require_space(self, size_bytes: int) -> None:
+        """Raises `BundleError` when the target's disk has less room than the bundle's files will take."""
+        free = shutil.disk_usage(self.directory).free
+        if size_bytes > free:
+            raise BundleError(
+                f"{self.target} needs about {size_bytes / 1e6:.1f} MB and its disk has {free / 1e6:.1f} MB free: "
+                f"{_CURES[errno.ENOSPC]}"
+            )
+
     def __enter__(self) -> BundleWriter:
-        parent = self.target.parent
-        prefix = f".{self.target.name}{_PARTIAL}"
         try:
-            parent.mkdir(parents=True, exist_ok=True)
-            for leftover in parent.glob(f"{prefix}*"):
-                _log.warning(
-                    "%s is of an export that did not finish or still runs; delete it if none runs", leftover
-                )
-            self._directory = Path(tempfile.mkdtemp(prefix=prefix, dir=parent))
-        except OSError as error:
-            raise BundleError(f"no bundle can be written at {self.target}: {error}") from error
+            self.target.parent.mkdir(parents=True, exist_ok=True)
+            self._clear_leftovers()
+            self._directory, self._lock = self._new_directory()
+        except (OSError, ValueError) as error:
+            raise self._failure(error) from error
         return self
 
     def __exit__(
@@ -74,6 +90,11 @@ class BundleWriter:
         if self._directory is not None:
             shutil.rmtree(self._directory, ignore_errors=True)
             self._directory = None
+        if self._lock is not None:
+            self._lock.release()
+            self._lock = None
+        if isinstance(error, OSError) and not isinstance(error, BrokenPipeError):
+            raise self._failure(error) from error
 
     def commit(self, manifest: Manifest) -> Manifest:
         """Hashes the files, writes the manifest last, and gives the bundle its name.
@@ -113,7 +134,11 @@ class BundleWriter:
         target = self.target
         if not target.name or is_partial(target):
             raise BundleError(f"{target} is no name for a bundle: choose another")
-        if not os.path.lexists(target):
+        try:
+            there = os.path.lexists(target)
+        except ValueError as error:  # NUL, or half a surrogate pair
+            raise self._failure(error) from error
+        if not there:
             return
         if not self._overwrite:
             raise BundleError(f"{target} exists already: choose another name, or ask to overwrite it")
@@ -127,16 +152,66 @@ class BundleWriter:
             directory.rename(self.target)
         else:
             old = Path(tempfile.mkdtemp(prefix=f".{self.target.name}{_OLD}", dir=self.target.parent))
-            self.target.rename(old / "bundle")
-            directory.rename(self.target)
-            shutil.rmtree(old, ignore_errors=True)
+            try:
+                self.target.rename(old / "bundle")
+                directory.rename(self.target)
+            except OSError:
+                # Another export took the name in between; unless it did, the old bundle gets it back.
+                if (old / "bundle").exists() and not os.path.lexists(self.target):
+                    (old / "bundle").rename(self.target)
+                raise
+            finally:
+                shutil.rmtree(old, ignore_errors=True)
         _flush(self.target.parent)
+
+    def _clear_leftovers(self) -> None:
+        """What killed exports of this target left, unless one of them still runs."""
+        parent, name = self.target.parent, self.target.name
+        for old in parent.glob(f".{_literal(name)}{_OLD}*"):
+            # A process killed between the two renames leaves the old bundle here, and nothing under its name.
+            if (old / "bundle").exists() and not os.path.lexists(self.target):
+                _log.warning(
+                    "%s was being replaced when its export was killed: the old one is put back", self.target
+                )
+                (old / "bundle").rename(self.target)
+                old.rmdir()
+                self._check_target()
+        for leftover in parent.glob(f".{_literal(name)}{_PARTIAL}*"):
+            lock = FolderLock.take(leftover)
+            if lock is None:
+                _log.warning("%s is of an export that seems to run still: delete it if none does", leftover)
+                continue
+            _log.warning("%s was left by an export that did not finish, and is removed", leftover)
+            shutil.rmtree(leftover, ignore_errors=True)
+            lock.release()
+
+    def _new_directory(self) -> tuple[Path, FolderLock | None]:
+        while True:
+            directory = Path(
+                tempfile.mkdtemp(prefix=f".{self.target.name}{_PARTIAL}", dir=self.target.parent)
+            )
+            lock = FolderLock.take(directory)
+            # Before it was locked, a writer that clears leftovers may have taken it for one.
+            if directory.is_dir():
+                return directory, lock
+
+    def _failure(self, error: OSError | ValueError) -> BundleError:
+        cure = _CURES.get(error.errno or 0) if isinstance(error, OSError) else None
+        return BundleError(
+            f"no bundle can be written at {str(self.target)!r}: {error}; nothing was left there: "
+            f"{cure or 'choose another target, or look at what the system says'}"
+        )
 
 
 def is_partial(path: Path) -> bool:
     """Whether a directory is named like one that an unfinished export leaves."""
     name = Path(os.path.abspath(path)).name
     return name.startswith(".") and _PARTIAL in name
+
+
+def _literal(name: str) -> str:
+    """A file's name as a pattern that matches nothing else."""
+    return "".join(f"[{character}]" if character in "*?[" else character for character in name)
 
 
 def _entry(path: Path) -> FileEntry:

@@ -205,6 +205,16 @@ def _file_entry(path: str, fields: Fields) -> FileEntry:
 
 
 def _check_references(manifest: Manifest) -> None:
+    decoder = manifest.model.decoder
+    wanted = (decoder.vocab_size, decoder.hidden_size)
+    ids = manifest.special_tokens
+    if ids is not None:
+        largest = max(ids.img_context, ids.img_start, ids.img_end, *ids.eos)
+        if largest >= decoder.vocab_size:
+            raise BundleCorruptError(
+                f"{MANIFEST_FILE}: special_tokens has the id {largest}, and the model's vocabulary ends at "
+                f"{decoder.vocab_size - 1}: export again"
+            )
     for name, variant in manifest.variants.items():
         for path in variant.referenced_files:
             if path not in manifest.files:
@@ -212,6 +222,11 @@ def _check_references(manifest: Manifest) -> None:
                     f"{MANIFEST_FILE}: variant {name!r} names {path!r}, which has no digest: copy or export again"
                 )
         table = variant.token_embedding
+        if table.shape != wanted:
+            raise BundleCorruptError(
+                f"{MANIFEST_FILE}: {table.file!r} has the shape {list(table.shape)} and the model needs "
+                f"{list(wanted)}: export again"
+            )
         stored = manifest.files[table.file].size_bytes
         if stored != table.size_bytes:
             raise BundleCorruptError(

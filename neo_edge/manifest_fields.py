@@ -12,6 +12,7 @@ JsonValue: TypeAlias = "bool | int | float | str | list[JsonValue] | dict[str, J
 """Whatever JSON can hold."""
 
 _Choice = TypeVar("_Choice", bound=str)
+_MAX_NAME_BYTES, _MAX_PATH_BYTES = 255, 1024  # what file systems take
 
 
 def check_relative_path(path: str) -> str:
@@ -30,7 +31,17 @@ def check_relative_path(path: str) -> str:
         or path == "."
     ):
         raise BundleCorruptError(
-            f"the manifest names the path {path!r}, which leads out of the bundle: do not use it"
+            f"the manifest names the path {_shown(path)}, which leads out of the bundle: do not use it"
+        )
+    size = len(path.encode(errors="surrogatepass"))
+    if (
+        size > _MAX_PATH_BYTES
+        or max(len(part.encode(errors="surrogatepass")) for part in pure.parts) > _MAX_NAME_BYTES
+        or not path.isprintable()
+    ):
+        raise BundleCorruptError(
+            f"the manifest names the path {_shown(path)} ({size} bytes), which no file system is sure to take: export "
+            "again"
         )
     return path
 

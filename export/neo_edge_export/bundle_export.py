@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import math
 import re
 import shutil
 from collections.abc import Callable, Sequence
@@ -16,7 +17,7 @@ import torch
 from neo_edge import __version__
 from neo_edge.bundle import BundleWriter
 from neo_edge.chat_template import CHAT_TEMPLATE_FILE, NEO1_0_JINJA
-from neo_edge.checkpoint import EMBEDDING, Checkpoint, open_checkpoint
+from neo_edge.checkpoint import EMBEDDING, Checkpoint, expected_tensors, open_checkpoint
 from neo_edge.config import ModelConfig
 from neo_edge.manifest import CacheDtype, Manifest, OpsProfile, Producer, TokenEmbedding, Variant
 from neo_edge.manifest_fields import JsonValue
@@ -60,6 +61,7 @@ def export_bundle(
     tokenizer = load_tokenizer(checkpoint_directory)
     tokens = _special_tokens(tokenizer, checkpoint)
     with BundleWriter(target, overwrite=options.overwrite) as writer:
+        writer.require_space(_weights_bytes(checkpoint.config, options))
         _copy_host_files(checkpoint_directory, tokenizer, writer.directory)
         manifest = Manifest(
             producer=Producer("neo_edge", __version__),
@@ -77,6 +79,15 @@ def export_bundle(
         }
         writer.commit(replace(manifest, variants=measured))
     return verifications
+
+
+def _weights_bytes(config: ModelConfig, options: ExportOptions) -> int:
+    """What the weights of all variants take on the disk; the graphs themselves are small beside them."""
+    numbers = sum(math.prod(shape) for shape in expected_tensors(config).values())
+    if config.decoder.tie_word_embeddings:  # the head and the host's table are two files
+        numbers += config.decoder.vocab_size * config.decoder.hidden_size
+    sizes = (FLOAT[precision].itemsize for precision in set(options.precisions))
+    return round(numbers * sum(sizes) * len(set(options.ops)))
 
 
 def variant_name(precision: Precision, ops: OpsProfile) -> str:
