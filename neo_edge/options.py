@@ -3,10 +3,15 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Iterable
 from dataclasses import dataclass
 from numbers import Integral, Real
 
 from neo_edge.errors import InputError
+
+# Beyond these, logits in float32 would end in infinity or all be the same.
+_TEMPERATURES = (1e-6, 1e6)
+_PENALTIES = (1e-3, 1e3)
 
 
 @dataclass(frozen=True)
@@ -28,8 +33,16 @@ class SamplingOptions:
         # A lone string would be taken for its letters.
         if isinstance(self.stop, str):
             raise InputError(f"stop is {self.stop!r}; pass a tuple of strings, such as ({self.stop!r},)")
+        if not isinstance(self.stop, Iterable):
+            raise InputError(f"stop is {self.stop!r}; pass a tuple of strings, () for none")
         object.__setattr__(self, "stop", tuple(self.stop))
-        _check("temperature", self.temperature, _number(self.temperature, at_least=0), "a number, 0 or above")
+        _check(
+            "temperature",
+            self.temperature,
+            _number(self.temperature, at_least=0)
+            and (self.temperature == 0 or _TEMPERATURES[0] <= self.temperature <= _TEMPERATURES[1]),
+            f"0 (greedy), or from {_TEMPERATURES[0]:g} to {_TEMPERATURES[1]:g}",
+        )
         _check(
             "top_k", self.top_k, self.top_k is None or _whole(self.top_k, at_least=1), "1 or above, or None"
         )
@@ -48,8 +61,9 @@ class SamplingOptions:
         _check(
             "repetition_penalty",
             self.repetition_penalty,
-            _number(self.repetition_penalty, at_least=0) and self.repetition_penalty > 0,
-            "above 0; 1.0 changes nothing",
+            _number(self.repetition_penalty, at_least=_PENALTIES[0])
+            and self.repetition_penalty <= _PENALTIES[1],
+            f"from {_PENALTIES[0]:g} to {_PENALTIES[1]:g}; 1.0 changes nothing",
         )
         _check("max_new_tokens", self.max_new_tokens, _whole(self.max_new_tokens, at_least=1), "1 or above")
         _check("seed", self.seed, self.seed is None or _whole(self.seed, at_least=0), "0 or above, or None")

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from numbers import Real
 from typing import TYPE_CHECKING, Literal
 
 from neo_edge.errors import PromptError
@@ -18,6 +19,7 @@ from neo_edge.tokens import IM_END, IM_START, IMG_CONTEXT, IMG_END, IMG_START
 if TYPE_CHECKING:
     from neo_edge.tokenizer import Tokenizer
 
+_ENDLESS_S = 1e9  # 30 years; no video is longer, and its minutes still fit a timestamp
 IMAGE_PLACE = "<image>"
 """Where an image stands in the text of a message that brings images; plain text in one that brings none."""
 
@@ -31,6 +33,8 @@ class Message:
     images: int = 0  # pictures or frames that this message brings
 
     def __post_init__(self) -> None:
+        if not isinstance(self.text, str):
+            raise PromptError(f"a message's text is {self.text!r}; pass text (str)")
         if self.images < 0 or (self.images and self.role != "user"):
             raise PromptError(
                 f"a message of the {self.role} brings {self.images} images; only the user brings any"
@@ -60,6 +64,8 @@ def encode_chat(
     roles = [message.role for message in messages]
     if roles != (["user", "assistant"] * len(roles))[: len(roles)] or len(roles) % 2 == 0:
         raise PromptError(f"the messages are by {roles or 'nobody'}; they must go user, assistant, ..., user")
+    if not isinstance(system, str):
+        raise PromptError(f"the system prompt is {system!r}; pass text (str), empty for none")
     pieces = _Pieces(tokenizer, image_tokens)
     if system:
         pieces.block("system", system)
@@ -146,8 +152,10 @@ def place_frames(
             "the sentence about the whole video needs both its duration_s and its fps: give both or none"
         )
     if duration_s is not None and fps is not None:
-        if not (0 <= duration_s < float("inf") and 0 < fps < float("inf")):
-            raise PromptError(f"duration_s {duration_s} and fps {fps} must be positive and finite")
+        if not (_seconds(duration_s) and _seconds(fps) and fps > 0):
+            raise PromptError(
+                f"duration_s {duration_s!r} and fps {fps!r} must be positive and finite numbers"
+            )
         minutes, seconds = divmod(int(duration_s), 60)
         prefix = (
             f"The time range of this video is [00:00-{minutes:02d}:{seconds:02d}], and the following is "
@@ -175,14 +183,22 @@ def _check_times(times_s: Sequence[float | None]) -> None:
     if not times_s:
         raise PromptError("a video needs at least one frame")
     known = [time_s for time_s in times_s if time_s is not None]
-    if any(not 0 <= time_s < float("inf") for time_s in known) or known != sorted(known):
+    if not all(map(_seconds, known)) or known != sorted(known):
         raise PromptError(f"frame times {known} must be seconds from 0 on, in order")
+
+
+def _seconds(value: object) -> bool:
+    return isinstance(value, Real) and not isinstance(value, bool) and 0 <= value < _ENDLESS_S
 
 
 class _Pieces:
     """Collects text, control tokens and images; neighbouring text is encoded together."""
 
     def __init__(self, tokenizer: Tokenizer, image_tokens: Sequence[int]) -> None:
+        if any(count < 1 for count in image_tokens):
+            raise PromptError(
+                f"image_tokens is {list(image_tokens)}; each image has at least one visual token"
+            )
         self._tokenizer = tokenizer
         self._image_tokens = image_tokens
         self._images = 0

@@ -13,7 +13,7 @@ from pathlib import Path
 from tokenizers import Tokenizer as Backend
 
 from neo_edge.config import ModelConfig
-from neo_edge.errors import TokenizerError
+from neo_edge.errors import PromptError, TokenizerError
 from neo_edge.tokenizer_files import AddedToken, TokenizerFile, read_tokenizer_file
 from neo_edge.tokens import END_OF_TEXT, IM_END, IM_START, IMG_CONTEXT, IMG_END, IMG_START, SpecialTokens
 
@@ -39,8 +39,15 @@ class Tokenizer:
         return self._backend.get_vocab_size(with_added_tokens=True)
 
     def encode(self, text: str) -> list[int]:
-        """Ids of ordinary text; control tokens that are spelled out in it stay text."""
-        return self._backend.encode(text, add_special_tokens=False).ids
+        """Ids of ordinary text; control tokens that are spelled out in it stay text.
+
+        Raises:
+            PromptError: it is no text, or no Unicode (half of a surrogate pair).
+        """
+        try:
+            return self._backend.encode(text, add_special_tokens=False).ids
+        except TypeError as error:
+            raise PromptError(_no_text(text)) from error
 
     def decode(self, ids: Sequence[int], *, skip_special: bool = True) -> str:
         """Text of the ids; tokens that the tokenizer files call special are left out unless told otherwise."""
@@ -132,11 +139,18 @@ def _backend(file: TokenizerFile) -> Backend:
     ]
     try:
         backend: Backend = Backend.from_str(file.with_added(changed))
-    except Exception as error:  # the library raises no narrower class
+    except BaseException as error:
+        # The library raises no narrower class, and where its Rust panics one that is not even an Exception.
+        if not isinstance(error, Exception) and type(error).__name__ != "PanicException":
+            raise
         raise TokenizerError(
             f"{file.source} is no tokenizer that can be read ({error}): fetch it again"
         ) from error
     backend.encode_special_tokens = True
+    if not backend.encode("a", add_special_tokens=False).ids:
+        raise TokenizerError(
+            f"{file.source} turns the letter a into nothing: its vocabulary is empty, fetch it again"
+        )
     for token in file.added:
         found = backend.token_to_id(token.content)
         if found != token.id:
@@ -144,6 +158,16 @@ def _backend(file: TokenizerFile) -> Backend:
                 f"{file.source} gives {token.content!r} the id {token.id} and loads with {found}: fetch it again"
             )
     return backend
+
+
+def _no_text(value: object) -> str:
+    if not isinstance(value, str):
+        return f"{value!r} is {type(value).__name__}; pass text (str)"
+    place = next(index for index, character in enumerate(value) if "\ud800" <= character <= "\udfff")
+    return (
+        f"the text has half of a surrogate pair at character {place}, so it is no Unicode: make it from bytes with "
+        "errors='replace'"
+    )
 
 
 def _stays_text(token: AddedToken) -> bool:

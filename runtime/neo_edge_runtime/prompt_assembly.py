@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from dataclasses import dataclass
 from itertools import groupby
 from typing import TYPE_CHECKING
@@ -13,6 +14,7 @@ from neo_edge.prompt import Message, encode_chat, encode_followup, place_frames
 from neo_edge.tokens import SpecialTokens
 from neo_edge_runtime.image_input import is_one_image, load_image
 from neo_edge_runtime.preprocessing import size_image
+from neo_edge_runtime.video import Frame
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -24,7 +26,6 @@ if TYPE_CHECKING:
     from neo_edge.tokenizer import Tokenizer
     from neo_edge_runtime.image_input import ImageSource
     from neo_edge_runtime.preprocessing import PixelLimits, SizedImage
-    from neo_edge_runtime.video import Frame
 
 
 @dataclass(frozen=True)
@@ -58,6 +59,12 @@ class PromptAssembly:
             return self.size(images), text
         if is_one_image(images) or len(images):
             raise PromptError("images and frames cannot be asked about at once: pass the images as frames")
+        frames = list(frames)
+        strange = [frame for frame in frames if not isinstance(frame, Frame)]
+        if strange:
+            raise InputError(
+                f"a frame is {type(strange[0]).__name__}; pass Frame(image, time_s), time_s None where it is unknown"
+            )
         shown = place_frames(
             text,
             [frame.time_s for frame in frames],
@@ -71,6 +78,8 @@ class PromptAssembly:
         """Loads and resizes pictures; raises `ImageError`, or `InputError` for a picture that is not in a list."""
         if is_one_image(images):
             raise InputError(f"images is one {type(images).__name__}; pass a list, such as images=[picture]")
+        if not isinstance(images, Iterable):
+            raise InputError(f"images is {images!r}; pass a list of pictures, empty for none")
         loaded = (load_image(image, upstream_rules=self.upstream_image_rules) for image in images)
         return [size_image(image, self.config.vision, self.limits) for image in loaded]
 
@@ -98,11 +107,24 @@ class PromptAssembly:
         """Ids as given, a lone image context token made as many as its picture needs.
 
         Raises:
-            PromptError: ids are not one row of whole numbers. (Whether pictures and runs fit, the layout checks.)
+            PromptError: ids are not one row of whole numbers within the vocabulary. (Whether pictures and runs fit,
+                the layout checks.)
         """
-        given = np.asarray(ids)
+        try:
+            given = np.asarray(ids)
+        except ValueError:  # rows of different lengths
+            given = np.zeros((0, 0), np.int64)
         if given.ndim != 1 or not given.size or not np.issubdtype(given.dtype, np.integer):
-            raise PromptError("a prompt of token ids is one row of whole numbers, and not empty")
+            raise PromptError(
+                f"a prompt of type {type(ids).__name__} is no text and no token ids: pass text (str), or one row of "
+                "whole numbers that is not empty"
+            )
+        vocab_size = self.config.decoder.vocab_size
+        beyond = given[(given < 0) | (given >= vocab_size)]
+        if beyond.size:
+            raise PromptError(
+                f"token id {beyond[0]} is outside the vocabulary 0..{vocab_size - 1}: use this model's tokenizer"
+            )
         counts = [image.grid.visual_tokens for image in images]
         expanded: list[int] = []
         for is_image, run in groupby(given.tolist(), key=lambda token: token == self.tokens.img_context):
