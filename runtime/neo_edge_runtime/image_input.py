@@ -8,8 +8,12 @@ from __future__ import annotations
 import io
 import logging
 import os
+import stat
 import struct
+import warnings
 import zlib
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Protocol, Union, runtime_checkable
 
@@ -27,6 +31,8 @@ MAX_ENCODED_PIXELS = (
     89_478_485  # Pillow's own warning level: 256 MiB as RGB. A larger file is refused undecoded.
 )
 
+MAX_FILE_BYTES = 1 << 30  # more than so many pixels take in any format, 16 bits a channel and uncompressed
+
 # What Pillow's decoders raise on broken or hostile bytes (its plugins document no narrower set).
 _DECODING_ERRORS = (
     OSError,
@@ -40,12 +46,12 @@ _DECODING_ERRORS = (
     OverflowError,
     NotImplementedError,
     RuntimeError,
+    MemoryError,
     struct.error,
     zlib.error,
     Image.DecompressionBombError,
-    Image.DecompressionBombWarning,
-    UserWarning,  # of damaged metadata, where the caller made warnings errors
 )
+_STARTS_PROGRAMS = ("EPS",)  # Pillow hands PostScript, which is a program, to Ghostscript
 
 
 @runtime_checkable
@@ -104,14 +110,20 @@ def _decode(source: str | os.PathLike[str] | bytes | bytearray | memoryview | Bi
     if not data:
         raise ImageError(f"{name} is empty: give the whole picture file")
     try:
-        image = Image.open(io.BytesIO(data))
-        width, height = image.size
-        if width * height <= MAX_ENCODED_PIXELS:
-            image.load()
+        with _quiet_pillow():
+            image = Image.open(io.BytesIO(data))
+            width, height = image.size
+            runs_code = image.format in _STARTS_PROGRAMS
+            if width * height <= MAX_ENCODED_PIXELS and not runs_code:
+                image.load()
     except _DECODING_ERRORS as error:
         raise ImageError(
             f"{name} cannot be read as a picture ({error}): save it again as PNG or JPEG"
         ) from error
+    if runs_code:
+        raise ImageError(
+            f"{name} is {image.format}, which a program outside would have to draw: save it as PNG or JPEG"
+        )
     if width * height > MAX_ENCODED_PIXELS:
         raise ImageError(
             f"{name} is {width}x{height}, {width * height} pixels; at most {MAX_ENCODED_PIXELS} are decoded "
@@ -126,15 +138,29 @@ def _read(
     if isinstance(source, bytes | bytearray | memoryview):
         return "the image data", bytes(source)
     if isinstance(source, str | os.PathLike):
-        try:
-            return str(source), Path(source).read_bytes()
-        except (OSError, ValueError) as error:
-            raise ImageError(f"{source} cannot be read ({error}): give the path of a picture file") from error
+        return str(source), _read_file(Path(source))
     if isinstance(source, BinaryReader):
         return "the image file object", _read_file_object(source)
     raise ImageError(
         f"an image is a path, bytes, a binary file, a PIL image or a numpy array; this one is {type(source).__name__}"
     )
+
+
+def _read_file(path: Path) -> bytes:
+    try:
+        with path.open("rb") as file:
+            mode = os.fstat(file.fileno()).st_mode
+            endless = stat.S_ISCHR(mode) or stat.S_ISBLK(mode)
+            data = b"" if endless else file.read(MAX_FILE_BYTES + 1)
+    except (OSError, ValueError) as error:
+        raise ImageError(f"{path} cannot be read ({error}): give the path of a picture file") from error
+    if endless:
+        raise ImageError(f"{path} is a device: give the path of a picture file")
+    if len(data) > MAX_FILE_BYTES:
+        raise ImageError(
+            f"{path} has more than {MAX_FILE_BYTES >> 20} MiB, too many for a picture: scale it down"
+        )
+    return data
 
 
 def _read_file_object(file: BinaryReader) -> bytes:
@@ -195,23 +221,35 @@ def _to_rgb(image: Image.Image, *, upstream_rules: bool) -> Image.Image:
     if 0 in image.size:
         raise ImageError(f"the image is {image.width}x{image.height} pixels: give one that is not empty")
     try:
-        if not upstream_rules:
-            image = _upright(image)
-        if image.mode.startswith("I"):
-            image = _from_array(_high_byte(image))
-        elif image.mode == "F":
-            image = _from_array(np.asarray(image))
-        if image.mode == "La":  # greys already multiplied by their alpha; Pillow knows one way back
-            image = image.convert("LA")
-        if _has_alpha(image):
-            return _over_white(image.convert("RGBA"), only_if_wholly_transparent=upstream_rules)
-        return image.convert("RGB")
+        with _quiet_pillow():
+            return _converted(image if upstream_rules else _upright(image), upstream_rules=upstream_rules)
     except _DECODING_ERRORS as error:
         if isinstance(error, ImageError):
             raise
         raise ImageError(
             f"an image of mode {image.mode} cannot be turned into RGB ({error}): convert it to RGB first"
         ) from error
+
+
+def _converted(image: Image.Image, *, upstream_rules: bool) -> Image.Image:
+    if image.mode.startswith("I"):
+        image = _from_array(_high_byte(image))
+    elif image.mode == "F":
+        image = _from_array(np.asarray(image))
+    if image.mode == "La":  # greys already multiplied by their alpha; Pillow knows one way back
+        image = image.convert("LA")
+    if _has_alpha(image):
+        return _over_white(image.convert("RGBA"), only_if_wholly_transparent=upstream_rules)
+    return image.convert("RGB")
+
+
+@contextmanager
+def _quiet_pillow() -> Iterator[None]:
+    """Without Pillow's warnings of large pictures and damaged metadata: what matters of them is an error here."""
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", category=Image.DecompressionBombWarning)
+        warnings.filterwarnings("ignore", module=r"PIL\.")
+        yield
 
 
 def _upright(image: Image.Image) -> Image.Image:
