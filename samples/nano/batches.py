@@ -23,12 +23,13 @@ from neo_edge.tokens import IM_END, IMG_CONTEXT, IMG_END, IMG_START, SpecialToke
 from neo_edge_calibration.question import Question, Region
 from neo_edge_calibration.scenes import FAMILIES, make_question
 from neo_edge_calibration.scenes.drawing import BOX_STEP, COLOURS, SHAPES
-from training_families import FIND, TRAINING_FAMILIES, target_size
+from training_families import COMPARE, FIND, TRAINING_FAMILIES, target_size
 
 PATCH = 16  # pixels
 POOL = 384  # samples that are sorted by length together
 COLOUR_NAMES = tuple(COLOURS)
 MIN_COVER = 0.12  # part of a visual token that a thing must cover to be what the token shows
+ANSWER_WEIGHT, BRACKET_WEIGHT, COORDINATE_WEIGHT = 3.0, 2.0, 0.5  # of tokens; any other step's is 1
 SYSTEM_SHARE = 0.15  # of the samples that carry upstream's system prompt
 
 
@@ -99,10 +100,14 @@ class Encoder:
         steps, mark, answer = question.response.partition("\nAnswer: ")
         response, final = self._tokenizer.encode(steps), self._tokenizer.encode(mark + answer)
         end = [self._tokenizer.special_id(IM_END), *self._tokenizer.encode("\n")]
-        learned = [1.0] * len(response)
-        if question.family == FIND:
-            learned = [float(not given) for given in self._within(response, "<ref>", "</ref>")]
-        weight = [0.0] * len(ids) + learned + [2.0] * len(final) + [1.0] * len(end)
+        weight = np.concatenate(
+            [
+                np.zeros(len(ids)),
+                self._step_weights(question.family, response),
+                np.full(len(final), ANSWER_WEIGHT),
+                np.ones(len(end)),
+            ]
+        )
         ids += response + final + end
         placed = layout(ids, grids, self._tokens)
         return Sample(
@@ -110,8 +115,8 @@ class Encoder:
             np.asarray(ids, np.int64),
             placed.position_ids,
             placed.is_visual,
-            np.asarray(weight, np.float32),
-            self._coordinates(np.asarray(ids)) & (np.asarray(weight) > 0),
+            weight.astype(np.float32),
+            self._coordinates(np.asarray(ids)) & (weight > 0),
             np.concatenate([patches for _, patches in cut]),
             packed_patch_xy(grids),
             np.concatenate(
@@ -119,17 +124,33 @@ class Encoder:
             ),
         )
 
-    def _coordinates(self, ids: npt.NDArray[np.int64]) -> npt.NDArray[np.bool_]:
+    def _step_weights(self, family: str, ids: list[int]) -> npt.NDArray[np.float64]:
+        """Whether there is a box, or another, is one token among many; what `find` names is given, not learned."""
+        in_box = self._within(ids, "<box>", "</box>")
+        number = np.isin(ids, [*self.coordinate_ids, *self._tokenizer.encode(", ")])
+        weights = np.where(in_box, np.where(number, COORDINATE_WEIGHT, BRACKET_WEIGHT), 1.0)
+        if family == FIND:
+            weights[self._within(ids, "<ref>", "</ref>")] = 0.0
+        elif family == COMPARE:
+            weights[~self._within(ids, ", ", "\n")] = 0.0
+        return weights
+
+    def _coordinates(self, ids: Sequence[int] | npt.NDArray[np.int64]) -> npt.NDArray[np.bool_]:
         return self._within(ids, "<box>", "</box>") & np.isin(ids, self.coordinate_ids)
 
     def _within(
         self, ids: Sequence[int] | npt.NDArray[np.int64], opening: str, closing: str
     ) -> npt.NDArray[np.bool_]:
-        """Which tokens lie after an opening tag and up to its closing one."""
-        begins, ends = (np.asarray(ids) == self._tokenizer.special_id(tag) for tag in (opening, closing))
-        depth = np.cumsum(begins.astype(int) - ends)
-        inside: npt.NDArray[np.bool_] = np.concatenate([[False], depth[:-1] > 0])
-        return inside
+        """Which tokens lie after an opening token and up to its closing one."""
+        (begins,), (ends,) = self._tokenizer_ids(opening), self._tokenizer_ids(closing)
+        inside, found = False, []
+        for token in ids:
+            found.append(inside)
+            inside = token == begins or (inside and token != ends)
+        return np.asarray(found, np.bool_)
+
+    def _tokenizer_ids(self, text: str) -> list[int]:
+        return [self._tokenizer.special_id(text)] if text.startswith("<") else self._tokenizer.encode(text)
 
 
 def cut_patches(image: Image.Image) -> tuple[PatchGrid, npt.NDArray[np.uint8]]:

@@ -14,12 +14,13 @@ from neo_edge_calibration.question import Question
 from neo_edge_calibration.scenes import make_question
 from neo_edge_calibration.scenes.arranging import capacity, picture_size, scene_of
 from neo_edge_calibration.scenes.drawing import COLOURS, SHAPES, Scene, paint
-from neo_edge_calibration.scenes.wording import answered, grounded
+from neo_edge_calibration.scenes.wording import grounded
 
 TOKEN = 32  # pixels of a visual token's side
 MIN_PIXELS, MAX_PIXELS = 96 * 96, 320 * 320  # what the nano model sees; written into its config
-FIND, PICTURE_SIZE = "find", "picture_size"
+FIND, COMPARE, PICTURE_SIZE = "find", "compare", "picture_size"
 SOUGHT = 8  # things that one `find` sample looks for, at most
+COMPARED = 12  # names that one `compare` sample holds against the first
 
 
 def find_question(rng: Random) -> Question:
@@ -42,8 +43,29 @@ def find_question(rng: Random) -> Question:
     )
     prompt = rng.choice(("Find what I name.", "Where are these?", "Locate each of these."))
     regions = (scene.regions(),)
+    return Question(FIND, "text", prompt, "", (paint(scene, rng),), response=steps, regions=regions)
+
+
+def compare_question(rng: Random) -> Question:
+    """Says of many given names whether each is the first one, as `differs` does of three or four seen ones."""
+    scene = scene_of(rng, [(rng.choice(list(COLOURS)), rng.choice(SHAPES))], 96, 96)
+    thing = scene.things[0]
+    steps = f"Image-1: {thing.name}"
+    for index in range(2, COMPARED + 2):
+        name = thing.name
+        if rng.random() < 0.5:
+            colour = thing.colour if rng.random() < 0.3 else rng.choice(list(COLOURS))
+            name = f"{colour} {thing.shape if rng.random() < 0.3 else rng.choice(SHAPES)}"
+        steps += f"\nImage-{index}: {name}, {'same' if name == thing.name else 'other'}"
+    regions = (scene.regions(),)
     return Question(
-        FIND, "text", prompt, "done", (paint(scene, rng),), response=answered(steps, "done"), regions=regions
+        COMPARE,
+        "text",
+        "Which are the same?",
+        "",
+        (paint(scene, rng),),
+        response=steps,
+        regions=regions,
     )
 
 
@@ -98,5 +120,5 @@ def _fits(colour: str, shape: str, name: str) -> bool:
 
 
 TRAINING_FAMILIES: Mapping[str, Callable[[Random], Question]] = MappingProxyType(
-    {FIND: find_question, PICTURE_SIZE: picture_size_question}
+    {FIND: find_question, COMPARE: compare_question, PICTURE_SIZE: picture_size_question}
 )

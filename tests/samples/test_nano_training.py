@@ -31,7 +31,7 @@ from neo_edge_calibration.scenes import FAMILIES  # noqa: E402
 from neo_edge_calibration.scenes.drawing import SHAPES  # noqa: E402
 from neo_edge_export.reference import NeoModel  # noqa: E402
 from train import Recipe, Training  # noqa: E402
-from training_families import FIND, TRAINING_FAMILIES, find_question  # noqa: E402
+from training_families import COMPARE, FIND, TRAINING_FAMILIES, find_question  # noqa: E402
 from training_forward import forward  # noqa: E402
 
 SHIPPED = Path(__file__).parents[2] / "neo_edge" / "checkpoints" / "neo-ov-nano"
@@ -101,10 +101,14 @@ def test_only_the_answer_is_learned(family: str, index: int) -> None:
     response = question.response
     if family == FIND:  # the names are given, their boxes are wanted
         response = re.sub("<ref>.*?</ref>", "<ref>", response)
+    if family == COMPARE:  # so are these, but for the verdicts
+        response = "".join(re.findall("(?<=, ).*\n?", response))
     assert tokenizer.decode(learned, skip_special=False) == f"{response}<|im_end|>\n"
     first = int(np.flatnonzero(sample.weight)[0])
     prompt = tokenizer.decode([int(token) for token in sample.ids[:first]], skip_special=False)
-    assert prompt.endswith("<|im_start|>assistant\n")
+    assert prompt.split("<|im_start|>assistant\n")[1] == question.response[
+        : question.response.find(", ") + 2
+    ] * (family == COMPARE)
     assert question.prompt in prompt
 
 
