@@ -8,7 +8,9 @@ PIP := $(BIN)/python -m pip install --disable-pip-version-check -c constraints.t
 DEMO_READY := $(VENV)/.ready-demo
 DEV_READY := $(VENV)/.ready-dev
 ORT_123 := $(VENV)/ort-1.23
+OPTIMUM := $(VENV)/optimum-2.3
 INPUTS := pyproject.toml constraints.txt
+TEST_ENVIRONMENT = OMP_NUM_THREADS=1 NEO_EDGE_ORT_123=$(CURDIR)/$(ORT_123) NEO_EDGE_OPTIMUM=$(CURDIR)/$(OPTIMUM)
 
 .PHONY: setup demo test coverage check evidence bench clean
 
@@ -18,11 +20,11 @@ setup: $(DEV_READY)
 demo: $(if $(wildcard $(DEV_READY)),$(DEV_READY),$(DEMO_READY))
 	$(BIN)/neo-edge demo
 
-test: $(DEV_READY) $(ORT_123)/.ready
-	OMP_NUM_THREADS=1 NEO_EDGE_ORT_123=$(CURDIR)/$(ORT_123) $(BIN)/python -m pytest $(PYTEST_ARGS)
+test: $(DEV_READY) $(ORT_123)/.ready $(OPTIMUM)/.ready
+	$(TEST_ENVIRONMENT) $(BIN)/python -m pytest $(PYTEST_ARGS)
 
-coverage: $(DEV_READY) $(ORT_123)/.ready
-	OMP_NUM_THREADS=1 NEO_EDGE_ORT_123=$(CURDIR)/$(ORT_123) $(BIN)/coverage run -m pytest $(PYTEST_ARGS)
+coverage: $(DEV_READY) $(ORT_123)/.ready $(OPTIMUM)/.ready
+	$(TEST_ENVIRONMENT) $(BIN)/coverage run -m pytest $(PYTEST_ARGS)
 	$(BIN)/coverage report --skip-covered --show-missing
 
 check: $(DEV_READY)
@@ -63,4 +65,10 @@ $(ORT_123)/.ready: | $(BIN)/python
 	$(BIN)/python -c 'import sys; sys.exit(sys.version_info >= (3, 14))' && \
 	  $(BIN)/python -m pip install --disable-pip-version-check -q --no-deps --target $(ORT_123) onnxruntime==1.23.2 || \
 	  $(BIN)/python -c 'import sys; sys.exit(sys.version_info < (3, 14))'
+	touch $@
+
+# Optimum without its dependencies: its command line needs none of them, and transformers alone has 126 MB.
+$(OPTIMUM)/.ready: | $(BIN)/python
+	rm -rf $(OPTIMUM) && mkdir -p $(OPTIMUM)
+	$(BIN)/python -m pip install --disable-pip-version-check -q --no-deps --target $(OPTIMUM) optimum==2.3.0
 	touch $@

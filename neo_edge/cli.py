@@ -57,9 +57,14 @@ def installed_commands() -> dict[str, Callable[[], Command]]:
 
 def run_commands(argv: list[str], loaders: Mapping[str, Callable[[], Command]]) -> int:
     """Runs one of these verbs; returns the exit status as `main` does."""
+    return exit_status(lambda: _dispatch(argv, loaders))
+
+
+def exit_status(work: Callable[[], int]) -> int:
+    """What `work` returns; what it raises becomes a message and a status, as `main` has them."""
     try:
         try:
-            status = _dispatch(argv, loaders)
+            status = work()
         finally:  # also behind --help, which leaves by SystemExit
             sys.stdout.flush()
     except MissingExtraError as error:

@@ -13,6 +13,10 @@ from neo_edge.extras import require
 if TYPE_CHECKING:
     from neo_edge_export.verification import Verification
 
+CHECKPOINT_HELP = (
+    "a directory with config.json and safetensors files; neo-ov-nano, which ships with the package; or a Hugging Face "
+    "id such as Paranioar/NEO1_0-2B-SFT, perhaps with @REVISION"
+)
 _PACKAGES = ("torch", "onnx_ir", "onnxruntime")
 
 
@@ -26,12 +30,15 @@ class ExportCommand:
         parser.add_argument(
             "checkpoint",
             metavar="CHECKPOINT",
-            help="a directory with config.json and safetensors files; neo-ov-nano, which ships with the package; or a "
-            "Hugging Face id such as Paranioar/NEO1_0-2B-SFT, perhaps with @REVISION",
+            help=CHECKPOINT_HELP,
         )
         parser.add_argument(
             "-o", "--output", required=True, type=Path, metavar="BUNDLE", help="directory to write"
         )
+        self.add_options(parser)
+
+    def add_options(self, parser: argparse.ArgumentParser) -> None:
+        """Declares how to export; what and where to are `add_arguments`'."""
         parser.add_argument(
             "--precision",
             action="append",
