@@ -17,15 +17,16 @@ from functools import partial
 from pathlib import Path
 from typing import Any, cast
 
-from PIL import Image
-
-from neo_edge.errors import ImageError, InputError
+from neo_edge.errors import ImageError, InputError, PromptError
+from neo_edge.prompt import place_frames, place_images
 from neo_edge_calibration.question import Kind, Question, Questions
-from neo_edge_runtime.image_input import load_image
+from neo_edge_calibration.scoring import is_right
+from neo_edge_runtime.image_input import check_head, load_image
 
 KINDS = ("choice", "number", "text", "box", "time")
 # The instruction that NEO-ov's evaluation puts behind multiple-choice questions.
 CHOICE_INSTRUCTION = "\nAnswer with the option's letter from the given choices directly."
+_ENDLESS = 1e9
 _FIELDS = {"question", "kind", "answer", "images", "choices", "family", "times_s", "duration_s", "fps"}
 
 
@@ -56,8 +57,11 @@ def read_questions(path: Path) -> Questions:
 def _maker(line: str, where: str, folder: Path) -> partial[Question]:
     try:
         raw = json.loads(line)
-    except (json.JSONDecodeError, RecursionError) as error:
-        raise InputError(f"{where}: not JSON ({error})") from error
+        json.dumps(
+            raw, ensure_ascii=False
+        ).encode()  # JSON can spell half of a surrogate pair, which is no text
+    except (ValueError, RecursionError) as error:
+        raise InputError(f"{where}: not JSON ({error}): write one whole JSON object a line") from error
     if not isinstance(raw, dict) or not {"question", "kind", "answer"} <= raw.keys() <= _FIELDS:
         found = sorted(raw) if isinstance(raw, dict) else type(raw).__name__
         raise InputError(
@@ -86,8 +90,7 @@ def _maker(line: str, where: str, folder: Path) -> partial[Question]:
         f"\n{letter}. {choice}" for letter, choice in zip(string.ascii_uppercase, choices, strict=False)
     )
     paths = [folder / name for name in images]
-    for picture in paths:
-        _check_picture(picture, where)
+    _check_pictures(paths, where)
     question = Question(
         family=str(raw.get("family", kind)),
         kind=cast("Kind", kind),
@@ -99,15 +102,38 @@ def _maker(line: str, where: str, folder: Path) -> partial[Question]:
         fps=_optional_number(raw, "fps", where),
         choices=choices,
     )
+    _check_prompt(question, len(paths), where)
     return partial(_with_pictures, question, paths, where)
 
 
-def _check_picture(path: Path, where: str) -> None:
-    """A glance at the file's head, so that a wrong name does not end an evaluation that runs for hours."""
+def _check_pictures(paths: Sequence[Path], where: str) -> None:
+    """So that a wrong name does not end an evaluation that runs for hours."""
+    for path in paths:
+        try:
+            check_head(path)
+        except ImageError as error:
+            raise ImageError(f"{where}: {error}") from error
+
+
+def _check_prompt(question: Question, images: int, where: str) -> None:
+    """Raises what asking would raise, hours later."""
+    prompt = question.prompt
     try:
-        Image.open(path).close()
-    except (OSError, Image.DecompressionBombError, SyntaxError, ValueError) as error:
-        raise ImageError(f"{where}: {path} is no picture that can be read ({error})") from error
+        if question.times_s is not None:
+            times = question.times_s
+            prompt = place_frames(prompt, times, duration_s=question.duration_s, fps=question.fps)
+        elif question.duration_s is not None or question.fps is not None:
+            raise PromptError(
+                "duration_s and fps describe a video, and times_s is missing: give each image its time"
+            )
+        place_images(prompt, images)
+    except PromptError as error:
+        raise PromptError(f"{where}: {error}") from error
+    if not is_right(question, question.answer):
+        raise InputError(
+            f"{where}: the answer {question.answer!r} is no {question.kind}, so no reply could ever be right: write a "
+            "choice's letter, a number, [[x1, y1, x2, y2]] or MM:SS.ss, as the kind says"
+        )
 
 
 def _with_pictures(question: Question, paths: Sequence[Path], where: str) -> Question:
@@ -126,7 +152,7 @@ def _strings(raw: dict[str, Any], field: str, where: str) -> tuple[str, ...]:
 
 def _numbers(value: object) -> bool:
     return isinstance(value, list) and all(
-        isinstance(i, int | float) and not isinstance(i, bool) for i in value
+        isinstance(i, int | float) and not isinstance(i, bool) and abs(i) < _ENDLESS for i in value
     )
 
 

@@ -98,6 +98,21 @@ def load_image(source: ImageSource, *, upstream_rules: bool = False) -> Image.Im
     return _to_rgb(image, upstream_rules=upstream_rules)
 
 
+def check_head(path: Path) -> None:
+    """A glance at the head of a picture file; decodes nothing.
+
+    Raises:
+        ImageError: nothing there, or not a picture.
+    """
+    try:
+        with _quiet_pillow(), Image.open(path):
+            pass
+    except _DECODING_ERRORS as error:
+        raise ImageError(
+            f"{path} cannot be read as a picture ({error}): save it again as PNG or JPEG"
+        ) from error
+
+
 def is_one_image(value: object) -> bool:
     """Whether this is what `load_image` takes and not a list of it; a path is a sequence of letters, too."""
     if isinstance(value, np.ndarray):
