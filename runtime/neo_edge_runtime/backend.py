@@ -29,6 +29,9 @@ class BackendTraits:
     score_buffers: float
     # Whether attention also makes one layer's caches anew in float32 (float16 graphs on a CPU).
     widens_cache: bool = False
+    # Masks of [B, S, T] float32 that stand beside the scores for the whole run: the portable profile adds one to the
+    # scores of every query head that shares a key head.
+    mask_buffers: int = 1
 
 
 @dataclass(frozen=True)

@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from neo_edge_runtime.backend import BackendTraits
 
 _FLOAT32 = 4  # bytes
+_CURE = "ask with fewer or smaller pictures (max_pixels), a shorter text or a float16 variant"
 # Of a control group by version: its limit, its use, and the part of its use that the system can take back.
 _GROUP_FILES = {
     1: ("memory.limit_in_bytes", "memory.usage_in_bytes", "total_inactive_file"),
@@ -99,7 +100,9 @@ def prefill_need(
 def attention_bytes(traits: BackendTraits, new_tokens: int, capacity: int) -> int:
     """Scores of one sequence's S new tokens: heads x S x T x 4 bytes a buffer, and the mask."""
     heads = traits.config.decoder.num_heads
-    return int((heads * traits.score_buffers + 1) * new_tokens * (capacity + new_tokens) * _FLOAT32)
+    return int(
+        (heads * traits.score_buffers + traits.mask_buffers) * new_tokens * (capacity + new_tokens) * _FLOAT32
+    )
 
 
 def vision_need(traits: BackendTraits, *, patches: int, visual_tokens: int) -> MemoryNeed:
@@ -130,13 +133,17 @@ class MemoryBudget:
         """What the open sessions' caches take now."""
         return self._held
 
-    def require(self, need: MemoryNeed, purpose: str) -> None:
+    def require(self, need: MemoryNeed, purpose: str, *, cure: str = _CURE) -> None:
         """Passes when `need` fits.
+
+        Args:
+            need: bytes beside what is held.
+            purpose: what they are for; the message begins with it.
+            cure: what the user can do about it.
 
         Raises:
             MemoryBudgetError: it does not; nothing was allocated.
         """
-        cure = "ask with fewer or smaller pictures (max_pixels), a shorter text or a float16 variant"
         if self.limit_bytes is not None and self._held + need.total > self.limit_bytes:
             raise MemoryBudgetError(
                 f"{purpose} needs {_mib(need.total)} ({need}) beside {_mib(self._held)} that open sessions hold; "

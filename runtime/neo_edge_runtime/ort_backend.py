@@ -15,6 +15,7 @@ from neo_edge.errors import (
 )
 from neo_edge.extras import require
 from neo_edge_runtime.backend import BackendTraits
+from neo_edge_runtime.graph_check import require_decoder_graph, require_vision_graph
 from neo_edge_runtime.memory import available_memory_bytes
 from neo_edge_runtime.ort_decoder import OrtDecoder, OrtDecoderState
 from neo_edge_runtime.processors import usable_physical_cores
@@ -52,7 +53,7 @@ class OrtBackend:
                 operators they spin, which is what makes one-token steps quick; operators run one after another.
 
         Raises:
-            BundleError: no such variant.
+            BundleError: no such variant, or its graphs are not those that the manifest describes.
             MissingExtraError: onnxruntime is not installed.
             BackendError: this onnxruntime is too old, or refuses the graphs.
             MemoryBudgetError: the weights are larger than the free memory.
@@ -71,8 +72,11 @@ class OrtBackend:
             variant.ops == "portable",
             np.dtype(variant.cache_dtype),
         )
+        require_vision_graph(self._vision, config, variant)
+        decoder = self._open(bundle, variant.decoder)
+        require_decoder_graph(decoder, config, variant)
         self._decoder: OrtDecoder | None = OrtDecoder(
-            ort, self._open(bundle, variant.decoder), config.decoder, cache_dtype, portable, self._errors
+            ort, decoder, config.decoder, cache_dtype, portable, self._errors
         )
         self._table: npt.NDArray[np.generic] | None = _map_table(bundle, variant)
         self._traits = BackendTraits(
@@ -81,6 +85,7 @@ class OrtBackend:
             cache_element_bytes=cache_dtype.itemsize,
             score_buffers=_SCORE_BUFFERS[variant.ops, variant.cache_dtype],
             widens_cache=cache_dtype == np.float16,
+            mask_buffers=config.decoder.num_heads // config.decoder.num_kv_heads if portable else 1,
         )
 
     @property

@@ -76,6 +76,15 @@ def test_scores_count_per_buffer_and_only_the_largest_chunk() -> None:
     assert three.attention_scores == 49 * 100 * 356 * 4
 
 
+def test_the_additive_mask_of_the_portable_profile_is_counted_for_each_query_head_of_a_key_head() -> None:
+    portable = replace(traits(), mask_buffers=16 // 8)
+    plain, added = (
+        prefill_need(one, chunks=[(1024, 2048)], new_tokens=1024, logits_rows=1)
+        for one in (traits(), portable)
+    )
+    assert added.attention_scores - plain.attention_scores == 1024 * (2048 + 1024) * 4
+
+
 def test_a_cache_that_is_there_already_is_not_counted_again() -> None:
     need = prefill_need(traits(), chunks=[(5, 512)], new_tokens=5, logits_rows=1, held_capacity=512)
     assert need.kv_cache == 0
