@@ -11,9 +11,19 @@ if TYPE_CHECKING:
     from neo_edge import errors
     from neo_edge.errors import NeoEdgeError
     from neo_edge.options import SamplingOptions
-    from neo_edge_runtime import Completion, Frame, Model, load
+    from neo_edge_runtime import Completion, Frame, Model, Request, load
 
-__all__ = ["Completion", "Frame", "Model", "NeoEdgeError", "SamplingOptions", "__version__", "errors", "load"]
+__all__ = [
+    "Completion",
+    "Frame",
+    "Model",
+    "NeoEdgeError",
+    "Request",
+    "SamplingOptions",
+    "__version__",
+    "errors",
+    "load",
+]
 
 # Where each public name lives; looked up when first used, so that importing neo_edge imports no stage.
 _HOMES = {
@@ -21,6 +31,7 @@ _HOMES = {
     "Frame": "neo_edge_runtime",
     "Model": "neo_edge_runtime",
     "NeoEdgeError": "neo_edge.errors",
+    "Request": "neo_edge_runtime",
     "SamplingOptions": "neo_edge.options",
     "load": "neo_edge_runtime",
 }

@@ -6,6 +6,9 @@ import importlib
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
+    from neo_edge_runtime.batch_generation import BatchPiece, BatchStream
+    from neo_edge_runtime.batch_request import Request
+    from neo_edge_runtime.batch_session import BatchSession
     from neo_edge_runtime.chat import Chat
     from neo_edge_runtime.completion import Completion, StopReason, Usage
     from neo_edge_runtime.generation import Stream
@@ -14,11 +17,15 @@ if TYPE_CHECKING:
     from neo_edge_runtime.video import Frame
 
 __all__ = [
+    "BatchPiece",
+    "BatchSession",
+    "BatchStream",
     "Chat",
     "Checkpoint",
     "Completion",
     "Frame",
     "Model",
+    "Request",
     "Session",
     "StopReason",
     "Stream",
@@ -28,11 +35,15 @@ __all__ = [
 
 # Looked up when first used: the command line imports this package for its verbs' arguments alone.
 _HOMES = {
+    "BatchPiece": "batch_generation",
+    "BatchSession": "batch_session",
+    "BatchStream": "batch_generation",
     "Chat": "chat",
     "Checkpoint": "session",
     "Completion": "completion",
     "Frame": "video",
     "Model": "model",
+    "Request": "batch_request",
     "Session": "session",
     "StopReason": "completion",
     "Stream": "generation",

@@ -49,22 +49,29 @@ class Answer:
             self.reason = "cancelled"
             return ""
         self.prefilled = True
-        piece = self._take(logits)
+        piece = self.advance(logits)
         self._first_token_s = self.request.preparation_s + waited_s + time.perf_counter() - started
         return piece
 
-    def advance(self, logits: npt.NDArray[np.float32], run_s: float) -> str:
-        """Takes the next token from [V] logits, which this may overwrite; the text that is certain now.
-
-        Args:
-            logits: behind the last token.
-            run_s: seconds that the decoder took for them.
-        """
-        started = time.perf_counter()
-        piece = self._take(logits)
-        self._decode_s += run_s + time.perf_counter() - started
-        self._decoded += 1
+    def advance(self, logits: npt.NDArray[np.float32]) -> str:
+        """Takes the next token from [V] logits, which this may overwrite; the text that is certain now."""
+        token = self._sampler.sample(logits)
+        if token in self.request.eos:
+            self.reason = "eos"
+            return ""
+        self.tokens.append(token)
+        piece = self._stream.push(token)
+        self._text.append(piece)
+        if self._stream.stopped:
+            self.reason = "stop_string"
+        elif len(self.tokens) >= self.request.options.max_new_tokens:
+            self.reason = "max_tokens"
         return piece
+
+    def add_step(self, seconds: float) -> None:
+        """Counts a decode step, its choice of the token included."""
+        self._decode_s += seconds
+        self._decoded += 1
 
     def finish(self) -> str:
         """Makes the completion; the text that was held back until now."""
@@ -83,20 +90,6 @@ class Answer:
             request.input_ids, request.layout, visual_tokens, cancelled=self.cancelled
         )[-1]
         return logits
-
-    def _take(self, logits: npt.NDArray[np.float32]) -> str:
-        token = self._sampler.sample(logits)
-        if token in self.request.eos:
-            self.reason = "eos"
-            return ""
-        self.tokens.append(token)
-        piece = self._stream.push(token)
-        self._text.append(piece)
-        if self._stream.stopped:
-            self.reason = "stop_string"
-        elif len(self.tokens) >= self.request.options.max_new_tokens:
-            self.reason = "max_tokens"
-        return piece
 
     def _usage(self) -> Usage:
         request = self.request

@@ -97,4 +97,6 @@ def _step(answer: Answer) -> str:
         _log.warning("the answer ends here: %s", error)
         answer.reason = "context_full"
         return ""
-    return answer.advance(logits, time.perf_counter() - started)
+    piece = answer.advance(logits)
+    answer.add_step(time.perf_counter() - started)
+    return piece

@@ -3,10 +3,20 @@
 from __future__ import annotations
 
 import time
+from dataclasses import replace
 from typing import TYPE_CHECKING, Literal
 
-from neo_edge.errors import InputError, SessionClosedError
+from neo_edge.errors import (
+    ContextOverflowError,
+    InputError,
+    MemoryBudgetError,
+    SessionClosedError,
+    TokenizerError,
+)
 from neo_edge.protocols import InferenceProtocol, get_protocol
+from neo_edge_runtime.batch_generation import BatchStream, require_memory
+from neo_edge_runtime.batch_request import Request
+from neo_edge_runtime.batch_session import DEFAULT_BATCH_SIZE, BatchSession
 from neo_edge_runtime.chat import Chat
 from neo_edge_runtime.generation import Stream
 from neo_edge_runtime.memory import MemoryBudget
@@ -30,6 +40,7 @@ if TYPE_CHECKING:
     from neo_edge_runtime.backend import Backend
     from neo_edge_runtime.completion import Completion
     from neo_edge_runtime.image_input import ImageSource
+    from neo_edge_runtime.request import PreparedRequest
     from neo_edge_runtime.video import Frame
 
 
@@ -141,29 +152,69 @@ class Model:
             ContextOverflowError, MemoryBudgetError: the request is too large; nothing was allocated.
             SessionClosedError: the model is closed.
         """
+        asked = Request(prompt, images, frames, video_duration_s, fps, system, options)
+        request = self._prepare(asked, time.perf_counter())
+        return Stream(request, lambda _answer, _prefilled: request.session.close())
+
+    def generate_batch(
+        self,
+        requests: Sequence[Request],
+        *,
+        options: SamplingOptions | None = None,
+        batch_size: int = DEFAULT_BATCH_SIZE,
+    ) -> list[Completion]:
+        """Asks several things, waits and gives the answers in the order of the requests.
+
+            requests = [Request("What is this?", images=[path]) for path in paths]
+            for path, answer in zip(paths, model.generate_batch(requests)):
+                print(path, answer.text)
+
+        Arguments and errors as `stream_batch`.
+        """
+        return self.stream_batch(requests, options=options, batch_size=batch_size).finish()
+
+    def stream_batch(
+        self,
+        requests: Sequence[Request],
+        *,
+        options: SamplingOptions | None = None,
+        batch_size: int = DEFAULT_BATCH_SIZE,
+    ) -> BatchStream:
+        """Asks several things and gives the answers as they are made; each equals the one it would get alone.
+
+        All requests are checked and all their pictures read here (up to 3 bytes a pixel stay until the last answer);
+        the model runs while the stream is iterated. `batch_size` answers decode together: a step reads the weights
+        once for all of them. When one ends, the next request takes its place.
+
+        Args:
+            requests: what to ask; none give no answers.
+            options: sampling of the requests that have none of their own; None: the protocol's. With a seed, each
+                answer draws as if it were alone.
+            batch_size: most answers at once. Their caches are as long as the longest of them, and all count for
+                `memory_limit_bytes`.
+
+        Raises:
+            NeoEdgeError: of the kinds that `stream` raises; the message begins with the request's number, counted
+                from 0, and nothing has run.
+            InputError: `batch_size` is below 1, or something is no `Request`.
+        """
         started = time.perf_counter()
-        session = self.session()
-        if isinstance(prompt, str):
-            sized, text = self._prompts.pictures(prompt, images, frames, video_duration_s, fps)
-            ids = self._prompts.first(text, sized, system)
-        else:
-            if frames is not None or system is not None:
-                raise InputError(
-                    "a prompt of token ids already holds what frames and system would add: leave them out"
-                )
-            sized = self._prompts.size(images)
-            ids = self._prompts.expand(prompt, sized)
-        request = make_request(
-            self._backend,
-            session,
-            self._prompts,
-            ids=ids,
-            images=sized,
-            earlier_ids=(),
-            options=options,
-            started=started,
+        if isinstance(requests, Request) or batch_size < 1:
+            raise InputError(
+                f"stream_batch takes a list of requests and a batch_size of 1 or above; found "
+                f"{type(requests).__name__} and {batch_size}"
+            )
+        batch_size = max(1, min(batch_size, len(requests)))
+        prepared = [
+            self._prepare_numbered(number, request, options, started)
+            for number, request in enumerate(requests)
+        ]
+        batch = BatchSession(
+            self._backend, rows=batch_size, budget=self._budget, max_context_tokens=self._max_context_tokens
         )
-        return Stream(request, lambda _answer, _prefilled: session.close())
+        require_memory(prepared, batch, batch_size)
+        waited_s = time.perf_counter() - started
+        return BatchStream([replace(one, preparation_s=waited_s) for one in prepared], batch, batch_size)
 
     def chat(self, system: str | None = None) -> Chat:
         """A conversation that keeps its cache; `system` None is the protocol's system prompt."""
@@ -179,6 +230,45 @@ class Model:
             max_context_tokens=self._max_context_tokens,
             chunk_tokens=self._chunk_tokens,
         )
+
+    def _prepare(self, asked: Request, started: float) -> PreparedRequest:
+        session = self.session()
+        if isinstance(asked.prompt, str):
+            images, text = self._prompts.pictures(
+                asked.prompt, asked.images, asked.frames, asked.video_duration_s, asked.fps
+            )
+            ids = self._prompts.first(text, images, asked.system)
+        else:
+            if asked.frames is not None or asked.system is not None:
+                raise InputError(
+                    "a prompt of token ids already holds what frames and system would add: leave them out"
+                )
+            images = self._prompts.size(asked.images)
+            ids = self._prompts.expand(asked.prompt, images)
+        return make_request(
+            self._backend,
+            session,
+            self._prompts,
+            ids=ids,
+            images=images,
+            earlier_ids=(),
+            options=asked.options,
+            started=started,
+        )
+
+    def _prepare_numbered(
+        self, number: int, asked: Request, options: SamplingOptions | None, started: float
+    ) -> PreparedRequest:
+        if not isinstance(asked, Request):
+            raise InputError(
+                f"request {number} is of type {type(asked).__name__}: pass neo_edge.Request(prompt, ...)"
+            )
+        try:
+            return self._prepare(
+                asked if asked.options is not None else replace(asked, options=options), started
+            )
+        except (InputError, TokenizerError, ContextOverflowError, MemoryBudgetError) as error:
+            raise type(error)(f"request {number}: {error}") from error
 
     def close(self) -> None:
         """Gives the weights' memory back; may be called twice."""

@@ -7,7 +7,8 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from neo_edge.errors import ContextOverflowError, InputError, NeoEdgeError, SessionClosedError
+from neo_edge.errors import InputError, NeoEdgeError, SessionClosedError
+from neo_edge_runtime.context_room import require_room
 from neo_edge_runtime.decoder_inputs import (
     EmbeddedTokens,
     checked_ids,
@@ -229,6 +230,17 @@ class Session:
         other._length, other._next_t, other._legal = self._length, self._next_t, dict(self._legal)
         return other
 
+    def copy_to(self, state: DecoderState, row: int) -> None:
+        """Copies the filled part of the cache into a row of another state, which must have room for it.
+
+        Raises:
+            InputError: the session is empty.
+            SessionClosedError: the session is closed.
+        """
+        if self._closed or self._state is None:
+            raise self._not_ready()
+        state.copy_row(row, self._state, 0, length=self._length)
+
     def close(self) -> None:
         """Gives the cache's memory back; may be called twice."""
         self._closed = True
@@ -271,17 +283,13 @@ class Session:
         return chunks
 
     def _require_room(self, new_tokens: int, next_t: int) -> None:
-        wanted, positions = self._length + new_tokens, self._backend.traits.config.decoder.max_positions
-        if self._max_tokens is not None and wanted > self._max_tokens:
-            raise ContextOverflowError(
-                f"{self._length} tokens are in the cache and {new_tokens} would follow, {wanted} in all; this session "
-                f"holds {self._max_tokens}: shorten the prompt, rewind, or open with max_context_tokens>={wanted}"
-            )
-        if next_t > positions:
-            raise ContextOverflowError(
-                f"{new_tokens} tokens behind {self._length} would reach position {next_t}; the model was made for "
-                f"{positions}: shorten the prompt or rewind"
-            )
+        require_room(
+            self._length,
+            new_tokens,
+            next_t,
+            max_tokens=self._max_tokens,
+            max_positions=self._backend.traits.config.decoder.max_positions,
+        )
 
     def _require_memory(
         self, chunks: list[Chunk], new_tokens: int, logits_rows: int, beside: MemoryNeed, kept_rows: int = 1

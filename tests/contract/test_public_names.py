@@ -23,6 +23,7 @@ def test_the_public_names_are_these() -> None:
         "Frame",
         "Model",
         "NeoEdgeError",
+        "Request",
         "SamplingOptions",
         "__version__",
         "errors",
@@ -35,7 +36,7 @@ def test_public_names_are_handed_on_from_where_they_live() -> None:
     assert neo_edge.SamplingOptions is SamplingOptions
     assert neo_edge.NeoEdgeError is NeoEdgeError
     assert neo_edge.errors.NeoEdgeError is NeoEdgeError
-    for name in ("Completion", "Frame", "Model", "load"):
+    for name in ("Completion", "Frame", "Model", "Request", "load"):
         assert getattr(neo_edge, name) is getattr(neo_edge_runtime, name)
 
 

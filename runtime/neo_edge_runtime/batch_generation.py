@@ -1,0 +1,207 @@
+"""The loop that makes several answers: fill free rows with prompts, decode all rows in one run, hand out, repeat."""
+
+from __future__ import annotations
+
+import logging
+import time
+from collections import deque
+from typing import TYPE_CHECKING, NamedTuple
+
+from neo_edge.errors import ContextOverflowError, InputError, MemoryBudgetError
+from neo_edge_runtime.answer import Answer
+from neo_edge_runtime.vision_encoder import encoding_need
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator, Sequence
+
+    from neo_edge_runtime.batch_session import BatchRow, BatchSession
+    from neo_edge_runtime.completion import Completion
+    from neo_edge_runtime.request import PreparedRequest
+
+_log = logging.getLogger(__name__)
+
+
+class BatchPiece(NamedTuple):
+    """What a request has newly got; its last piece, and no other, has the completion."""
+
+    row: int  # which request, counted from 0
+    text: str  # whole characters; may be empty in the last piece
+    completion: Completion | None
+
+
+class BatchStream:
+    """Answers to several requests as they are made: iterate it for `BatchPiece`s, whichever row they are of.
+
+        for row, text, completion in model.stream_batch(requests):
+            print(row, text if completion is None else completion.stop_reason)
+
+    Work happens in the iterating thread; `cancel` may come from any thread. Leaving a `with` block, or dropping the
+    stream, cancels all rows.
+    """
+
+    def __init__(self, requests: Sequence[PreparedRequest], batch: BatchSession, batch_size: int) -> None:
+        """Takes the batch and the requests' sessions over, and closes them."""
+        self._answers = [Answer(request) for request in requests]
+        # The schedule does not hold the stream: one that is dropped is freed, and so are its caches.
+        self._pieces = _Schedule(self._answers, batch, batch_size).run()
+
+    def __iter__(self) -> Iterator[BatchPiece]:
+        return self
+
+    def __next__(self) -> BatchPiece:
+        return next(self._pieces)
+
+    @property
+    def requests(self) -> list[PreparedRequest]:
+        """What was asked, as tokens."""
+        return [answer.request for answer in self._answers]
+
+    @property
+    def completions(self) -> list[Completion | None]:
+        """The answers, in the order of the requests; None while one is not finished."""
+        return [answer.completion for answer in self._answers]
+
+    def finish(self) -> list[Completion]:
+        """Iterates to the end, without cancelling, and gives all answers in the order of the requests."""
+        for _ in self:
+            pass
+        found = [completion for completion in self.completions if completion is not None]
+        if len(found) < len(self._answers):
+            raise InputError(
+                "the stream ended before its answers did: an error or a dropped iteration ended it"
+            )
+        return found
+
+    def cancel(self, row: int | None = None) -> None:
+        """Ends one request's answer after the step that is running, or all of them; those that wait never run."""
+        if row is not None and not 0 <= row < len(self._answers):
+            raise InputError(
+                f"row {row} cannot be cancelled: the batch has {len(self._answers)} requests, from 0 on"
+            )
+        for answer in self._answers if row is None else [self._answers[row]]:
+            answer.cancelled.set()
+
+    def close(self) -> None:
+        """Cancels and finishes what is left, so that every completion is there."""
+        self.cancel()
+        for _ in self:
+            pass
+
+    def __enter__(self) -> BatchStream:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+
+def require_memory(requests: Sequence[PreparedRequest], batch: BatchSession, batch_size: int) -> None:
+    """Passes when each prompt can be prefilled while the batch is full of sequences as long as the longest.
+
+    Raises:
+        MemoryBudgetError: it cannot; the message has the numbers and the request.
+    """
+    longest = max((len(request.input_ids) for request in requests), default=0)
+    full = batch.need(longest)
+    for number, request in enumerate(requests):
+        try:
+            request.session.preflight(
+                request.layout, beside=full + encoding_need(request.backend, request.images)
+            )
+        except MemoryBudgetError as error:
+            raise MemoryBudgetError(
+                f"request {number}, in a batch of {batch_size} of up to {longest} tokens: {error}, or pass a smaller "
+                "batch_size"
+            ) from error
+
+
+class _Schedule:
+    """Which request runs when: as many as the batch has rows; the next one starts when a row gets free."""
+
+    def __init__(self, answers: Sequence[Answer], batch: BatchSession, batch_size: int) -> None:
+        self._answers, self._batch, self._batch_size = answers, batch, batch_size
+        self._waiting = deque(range(len(answers)))
+        self._running: dict[BatchRow, int] = {}
+        self._started = 0.0
+
+    def run(self) -> Iterator[BatchPiece]:
+        self._started = time.perf_counter()
+        try:
+            while self._waiting or self._running:
+                yield from self._start_waiting()
+                yield from self._end_those_without_room()
+                yield from self._decode()
+        finally:
+            self._batch.close()
+            for answer in self._answers:
+                answer.request.session.close()
+
+    def _start_waiting(self) -> Iterator[BatchPiece]:
+        while self._waiting and len(self._running) < self._batch_size:
+            number = self._waiting[0]
+            answer = self._answers[number]
+            if not (answer.cancelled.is_set() or self._fits(answer)):
+                return
+            self._waiting.popleft()
+            text = answer.begin(waited_s=time.perf_counter() - self._started)
+            if answer.reason is None:
+                self._running[self._batch.join(answer.request.session)] = number
+            answer.request.session.close()
+            yield from self._piece(number, text)
+
+    def _fits(self, answer: Answer) -> bool:
+        """Whether there is memory now; while there is none it waits for a row to end, if there is one."""
+        request = answer.request
+        need = self._batch.need(len(request.input_ids)) + encoding_need(request.backend, request.images)
+        try:
+            request.session.preflight(request.layout, beside=need)
+        except MemoryBudgetError:
+            if self._running:
+                return False
+            raise
+        return True
+
+    def _end_those_without_room(self) -> Iterator[BatchPiece]:
+        for row, number in list(self._running.items()):
+            answer = self._answers[number]
+            if answer.cancelled.is_set():
+                answer.reason = "cancelled"
+            else:
+                try:
+                    self._batch.reserve(row)
+                except (ContextOverflowError, MemoryBudgetError) as error:
+                    _log.warning("the answer to request %d ends here: %s", number, error)
+                    answer.reason = "context_full"
+            if answer.reason is not None:
+                self._drop(row)
+                yield from self._piece(number, "")
+
+    def _decode(self) -> Iterator[BatchPiece]:
+        if not self._running:
+            return
+        started = time.perf_counter()
+        running = list(self._running.items())
+        logits = self._batch.decode({row: self._answers[number].tokens[-1] for row, number in running})
+        texts = [
+            self._answers[number].advance(row_logits)
+            for (_, number), row_logits in zip(running, logits, strict=True)
+        ]
+        step_s = time.perf_counter() - started
+        for row, number in running:
+            self._answers[number].add_step(step_s)
+            if self._answers[number].reason is not None:
+                self._drop(row)
+        for (_, number), text in zip(running, texts, strict=True):
+            yield from self._piece(number, text)
+
+    def _drop(self, row: BatchRow) -> None:
+        del self._running[row]
+        self._batch.leave(row)
+        self._batch.expect(len(self._running) + len(self._waiting))
+
+    def _piece(self, number: int, text: str) -> Iterator[BatchPiece]:
+        answer = self._answers[number]
+        if answer.reason is not None:
+            text += answer.finish()
+            yield BatchPiece(number, text, answer.completion)
+        elif text:
+            yield BatchPiece(number, text, None)

@@ -1,0 +1,32 @@
+"""One of several prompts that are asked together."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    import numpy as np
+    import numpy.typing as npt
+
+    from neo_edge.options import SamplingOptions
+    from neo_edge_runtime.image_input import ImageSource
+    from neo_edge_runtime.video import Frame
+
+
+@dataclass(frozen=True, eq=False)
+class Request:
+    """What is asked; the fields are the arguments of `Model.stream`.
+
+    Request("Is the door open?", images=["door.jpg"], options=SamplingOptions(max_new_tokens=8))
+    """
+
+    prompt: str | Sequence[int] | npt.NDArray[np.integer]  # a question, or token ids [S]
+    images: Sequence[ImageSource] = ()
+    frames: Sequence[Frame] | None = None  # of a video, instead of images
+    video_duration_s: float | None = None  # seconds; with fps
+    fps: float | None = None  # frames per second at which the frames were taken
+    system: str | None = None  # None: the protocol's
+    options: SamplingOptions | None = None  # None: the batch's, or the protocol's
