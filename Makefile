@@ -35,7 +35,7 @@ check: $(DEV_READY)
 
 # All of them run, also behind one that missed; docs/benchmarks.md says what each prints.
 evidence: $(DEV_READY)
-	@missed=; for script in goldens cpu_speed step_overhead nano_accuracy; do \
+	@missed=; for script in goldens batch_equality batch_cost cpu_speed step_overhead nano_accuracy; do \
 	  echo "== $$script"; $(BIN)/python tests/evidence/$$script.py || missed="$$missed $$script"; \
 	done; [ -z "$$missed" ] || { echo "missed:$$missed"; exit 1; }
 

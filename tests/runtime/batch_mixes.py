@@ -35,7 +35,8 @@ class Differences:
     padded_prefill: float  # every position, all prompts in one run, the shorter ones padded
     padded_decode: float  # behind it, all of them at once
     decode: float  # in a `BatchSession` that sequences join and leave
-    images: int = 0  # in the mix
+    prompts: int  # in the mix
+    images: int
 
     @property
     def worst(self) -> float:
@@ -69,6 +70,7 @@ def mix_differences(backend: Backend, tokens: SpecialTokens, seed: int) -> Diffe
         decode=max(
             _worst(found, expected[size:]) for found, expected, size in zip(joined, alone, sizes, strict=True)
         ),
+        prompts=len(prompts),
         images=sum(int((np.diff(prompt.layout.is_visual.astype(int)) == 1).sum()) for prompt in prompts),
     )
 
@@ -87,6 +89,28 @@ def random_prompt(backend: Backend, tokens: SpecialTokens, rng: np.random.Genera
         visual_tokens=backend.encode_patches(patches, packed_patch_xy(grids)),
         forced=text(9),
     )
+
+
+def padded_inputs(backend: Backend, prompts: list[MixedPrompt], *, last_only: bool = False) -> DecoderInputs:
+    """A prefill of all prompts in one run, logits of every position or of each one's last."""
+    batch, longest = len(prompts), max(len(prompt.ids) for prompt in prompts)
+    last = np.array([[len(prompt.ids) - 1] for prompt in prompts])
+    inputs = DecoderInputs(
+        inputs_embeds=np.zeros(
+            (batch, longest, backend.token_embedding.shape[1]), backend.traits.embedding_dtype
+        ),
+        position_ids=np.zeros((batch, 3, longest), np.int32),
+        visible_length=np.ones((batch, longest), np.int32),  # the least that a padded place may see
+        write_index=np.zeros(batch, np.int32),
+        logits_index=(last if last_only else np.tile(np.arange(longest), (batch, 1))).astype(np.int32),
+    )
+    for row, prompt in enumerate(prompts):
+        size = len(prompt.ids)
+        embeds = EmbeddedTokens(backend, prompt.ids, prompt.layout.is_visual, prompt.visual_tokens)
+        inputs.inputs_embeds[row, :size] = embeds.rows(0, size)
+        inputs.position_ids[row, :, :size] = prompt.layout.position_ids
+        inputs.visible_length[row, :size] = prompt.layout.visible_length
+    return inputs
 
 
 def _alone(backend: Backend, prompt: MixedPrompt) -> Logits:
@@ -122,7 +146,7 @@ def _padded(backend: Backend, prompts: list[MixedPrompt]) -> list[Logits]:
     sizes = np.array([len(prompt.ids) for prompt in prompts])
     steps = min(len(prompt.forced) for prompt in prompts)
     state = backend.new_state(batch=len(prompts), capacity=int(sizes.max()) + steps)
-    prefilled = state.run(_padded_inputs(backend, prompts)).copy()
+    prefilled = state.run(padded_inputs(backend, prompts)).copy()
     found = [[prefilled[row, :size]] for row, size in enumerate(sizes.tolist())]
     for step in range(steps):
         logits = _step(backend, state, prompts, sizes, step)
@@ -130,26 +154,6 @@ def _padded(backend: Backend, prompts: list[MixedPrompt]) -> list[Logits]:
             found[row].append(logits[row])
     state.close()
     return [np.concatenate(logits) for logits in found]
-
-
-def _padded_inputs(backend: Backend, prompts: list[MixedPrompt]) -> DecoderInputs:
-    batch, longest = len(prompts), max(len(prompt.ids) for prompt in prompts)
-    inputs = DecoderInputs(
-        inputs_embeds=np.zeros(
-            (batch, longest, backend.token_embedding.shape[1]), backend.traits.embedding_dtype
-        ),
-        position_ids=np.zeros((batch, 3, longest), np.int32),
-        visible_length=np.ones((batch, longest), np.int32),  # the least that a padded place may see
-        write_index=np.zeros(batch, np.int32),
-        logits_index=np.tile(np.arange(longest, dtype=np.int32), (batch, 1)),
-    )
-    for row, prompt in enumerate(prompts):
-        size = len(prompt.ids)
-        embeds = EmbeddedTokens(backend, prompt.ids, prompt.layout.is_visual, prompt.visual_tokens)
-        inputs.inputs_embeds[row, :size] = embeds.rows(0, size)
-        inputs.position_ids[row, :, :size] = prompt.layout.position_ids
-        inputs.visible_length[row, :size] = prompt.layout.visible_length
-    return inputs
 
 
 def _step(
