@@ -12,7 +12,7 @@ GENERATION_CONFIG_FILE = "generation_config.json"
 
 def token_ids(value: object, field: str) -> tuple[int, ...]:
     """The ids in a field that may hold one, a list of several, or nothing; raises `ConfigError` for others."""
-    ids = value if isinstance(value, list) else [] if value is None else [value]
+    ids = value if isinstance(value, list | tuple) else [] if value is None else [value]
     for index in ids:
         if type(index) is not int or not 0 <= index < 1 << 31:
             raise ConfigError(

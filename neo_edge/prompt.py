@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Literal
 from neo_edge.errors import PromptError
 from neo_edge.protocols import MultiImageStyle, VideoStyle
 from neo_edge.tokens import IM_END, IM_START, IMG_CONTEXT, IMG_END, IMG_START
+from neo_edge.unicode_text import require_text
 
 if TYPE_CHECKING:
     from neo_edge.tokenizer import Tokenizer
@@ -33,8 +34,7 @@ class Message:
     images: int = 0  # pictures or frames that this message brings
 
     def __post_init__(self) -> None:
-        if not isinstance(self.text, str):
-            raise PromptError(f"a message's text is {self.text!r}; pass text (str)")
+        require_text(self.text, "a message's text")
         if self.images < 0 or (self.images and self.role != "user"):
             raise PromptError(
                 f"a message of the {self.role} brings {self.images} images; only the user brings any"
@@ -64,8 +64,7 @@ def encode_chat(
     roles = [message.role for message in messages]
     if roles != (["user", "assistant"] * len(roles))[: len(roles)] or len(roles) % 2 == 0:
         raise PromptError(f"the messages are by {roles or 'nobody'}; they must go user, assistant, ..., user")
-    if not isinstance(system, str):
-        raise PromptError(f"the system prompt is {system!r}; pass text (str), empty for none")
+    require_text(system, "the system prompt")
     pieces = _Pieces(tokenizer, image_tokens)
     if system:
         pieces.block("system", system)

@@ -13,9 +13,10 @@ from pathlib import Path
 from tokenizers import Tokenizer as Backend
 
 from neo_edge.config import ModelConfig
-from neo_edge.errors import PromptError, TokenizerError
+from neo_edge.errors import TokenizerError
 from neo_edge.tokenizer_files import AddedToken, TokenizerFile, read_tokenizer_file
 from neo_edge.tokens import END_OF_TEXT, IM_END, IM_START, IMG_CONTEXT, IMG_END, IMG_START, SpecialTokens
+from neo_edge.unicode_text import require_text
 
 MARKUP = ("<ref>", "</ref>", "<box>", "</box>", "<quad>", "</quad>")
 """Tokens that a prompt may contain, such as `<ref>the red ball</ref>`."""
@@ -46,8 +47,9 @@ class Tokenizer:
         """
         try:
             return self._backend.encode(text, add_special_tokens=False).ids
-        except TypeError as error:
-            raise PromptError(_no_text(text)) from error
+        except TypeError:
+            require_text(text, "the text")
+            raise
 
     def decode(self, ids: Sequence[int], *, skip_special: bool = True) -> str:
         """Text of the ids; tokens that the tokenizer files call special are left out unless told otherwise."""
@@ -158,16 +160,6 @@ def _backend(file: TokenizerFile) -> Backend:
                 f"{file.source} gives {token.content!r} the id {token.id} and loads with {found}: fetch it again"
             )
     return backend
-
-
-def _no_text(value: object) -> str:
-    if not isinstance(value, str):
-        return f"{value!r} is {type(value).__name__}; pass text (str)"
-    place = next(index for index, character in enumerate(value) if "\ud800" <= character <= "\udfff")
-    return (
-        f"the text has half of a surrogate pair at character {place}, so it is no Unicode: make it from bytes with "
-        "errors='replace'"
-    )
 
 
 def _stays_text(token: AddedToken) -> bool:

@@ -51,6 +51,7 @@ _DECODING_ERRORS = (
     zlib.error,
     Image.DecompressionBombError,
 )
+_SMALLER = "scale it down, or decode it yourself and pass the image"
 _STARTS_PROGRAMS = ("EPS",)  # Pillow hands PostScript, which is a program, to Ghostscript
 
 
@@ -131,6 +132,8 @@ def _decode(source: str | os.PathLike[str] | bytes | bytearray | memoryview | Bi
             runs_code = image.format in _STARTS_PROGRAMS
             if width * height <= MAX_ENCODED_PIXELS and not runs_code:
                 image.load()
+    except Image.DecompressionBombError as error:
+        raise ImageError(f"{name} is too large to be decoded ({error}): {_SMALLER}") from error
     except _DECODING_ERRORS as error:
         raise ImageError(
             f"{name} cannot be read as a picture ({error}): save it again as PNG or JPEG"
@@ -142,7 +145,7 @@ def _decode(source: str | os.PathLike[str] | bytes | bytearray | memoryview | Bi
     if width * height > MAX_ENCODED_PIXELS:
         raise ImageError(
             f"{name} is {width}x{height}, {width * height} pixels; at most {MAX_ENCODED_PIXELS} are decoded "
-            "(a small file can unpack to fill the memory): scale it down, or decode it yourself and pass the image"
+            f"(a small file can unpack to fill the memory): {_SMALLER}"
         )
     return image
 
