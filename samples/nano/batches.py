@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import multiprocessing
+import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from multiprocessing.queues import Queue
@@ -28,6 +29,8 @@ from training_families import COMPARE, FIND, TRAINING_FAMILIES, target_size
 PATCH = 16  # pixels
 POOL = 384  # samples that are sorted by length together
 COLOUR_NAMES = tuple(COLOURS)
+_KIND = rf"(?:(?P<colour>{'|'.join(COLOURS)}) )?(?:(?P<shape>{'|'.join(SHAPES)})|object)s?"
+NAME = re.compile(rf"\b(?P<name>{_KIND})\b(?:</ref>(?:<box>)?|, )?")
 MIN_COVER = 0.12  # part of a visual token that a thing must cover to be what the token shows
 ANSWER_WEIGHT, BRACKET_WEIGHT, COORDINATE_WEIGHT = 3.0, 2.0, 0.5  # of tokens; any other step's is 1
 SYSTEM_SHARE = 0.15  # of the samples that carry upstream's system prompt
@@ -46,6 +49,7 @@ class Sample:
     patches: npt.NDArray[np.uint8]  # [P, 768], packed order
     xy: npt.NDArray[np.int32]  # [P, 2]
     seen: npt.NDArray[np.int64]  # [P / 4, 6]: what each visual token shows, see `seen_in`
+    named: npt.NDArray[np.int64]  # [S, 2]: colour and shape that a word or a box is about, see `named_in`
 
 
 @dataclass(frozen=True)
@@ -61,6 +65,7 @@ class Batch:
     patches: npt.NDArray[np.uint8]  # [P, 768]
     xy: npt.NDArray[np.int32]  # [P, 2]
     seen: npt.NDArray[np.int64]  # [P / 4, 6]
+    named: npt.NDArray[np.int64]  # [B, S, 2]
     next_index: int  # samples drawn so far, to resume from
 
 
@@ -78,6 +83,11 @@ class Encoder:
             eos=(tokenizer.special_id(IM_END),),
         )
 
+        no_words = (self._tokens.img_context, self._tokens.img_start, self._tokens.img_end)
+        self._texts = [
+            "" if token in no_words else tokenizer.decode([token], skip_special=False)
+            for token in range(tokenizer.vocab_size)
+        ]
         # The vocabulary holds a token for each multiple of ten up to 1000.
         numbers = [tokenizer.encode(str(number)) for number in range(0, 1001, 10)]
         assert all(len(ids) == 1 for ids in numbers), "a coordinate is more than one token"
@@ -122,6 +132,7 @@ class Encoder:
             np.concatenate(
                 [seen_in(grid, shown) for grid, shown in zip(grids, question.regions, strict=True)]
             ),
+            named_in([self._texts[token] for token in ids]),
         )
 
     def _step_weights(self, family: str, ids: list[int]) -> npt.NDArray[np.float64]:
@@ -188,6 +199,17 @@ def seen_in(grid: PatchGrid, regions: Sequence[Region]) -> npt.NDArray[np.int64]
     return seen
 
 
+def named_in(texts: Sequence[str]) -> npt.NDArray[np.int64]:
+    """The colour and shape (0: not said) that the last token of a name, and the tags behind it, are about."""
+    named = np.zeros((len(texts), 2), np.int64)
+    token_of = np.repeat(np.arange(len(texts)), [len(text) for text in texts])
+    for found in NAME.finditer("".join(texts)):
+        colour, shape = found["colour"], found["shape"]
+        about = COLOUR_NAMES.index(colour) + 1 if colour else 0, SHAPES.index(shape) + 1 if shape else 0
+        named[token_of[found.end("name") - 1 : found.end()]] = about
+    return named
+
+
 def _overlap(start: float, end: float, cells: int) -> npt.NDArray[np.float64]:
     """How much of each unit cell lies between start and end."""
     left = np.arange(cells)
@@ -205,11 +227,12 @@ def collate(samples: list[Sample], next_index: int, pad_to: int = 32) -> Batch:
     is_visual = np.zeros((len(samples), size), np.bool_)
     weight = np.zeros((len(samples), size), np.float32)
     is_coordinate = np.zeros((len(samples), size), np.bool_)
+    named = np.zeros((len(samples), size, 2), np.int64)
     for row, sample in enumerate(samples):
         length = len(sample.ids)
         ids[row, :length], is_visual[row, :length] = sample.ids, sample.is_visual
         positions[row, :, :length], weight[row, :length] = sample.position_ids, sample.weight
-        is_coordinate[row, :length] = sample.is_coordinate
+        is_coordinate[row, :length], named[row, :length] = sample.is_coordinate, sample.named
     return Batch(
         tuple(sample.family for sample in samples),
         ids,
@@ -220,6 +243,7 @@ def collate(samples: list[Sample], next_index: int, pad_to: int = 32) -> Batch:
         np.concatenate([sample.patches for sample in samples]),
         np.concatenate([sample.xy for sample in samples]),
         np.concatenate([sample.seen for sample in samples]),
+        named,
         next_index,
     )
 

@@ -54,18 +54,20 @@ def bell(steps: Tensor, width: float) -> Tensor:
 
 @dataclass(frozen=True)
 class Perceived:
-    """What visual tokens were taken for, over the tokens that show something."""
+    """What visual tokens were taken for, over the tokens that show something; and words."""
 
     loss: Tensor  # scalar
     colour: float  # share of right colours
     shape: float  # share of right shapes
+    bound: float  # share of names whose last word knows the name's colour
 
 
 class Perception(torch.nn.Module):
-    """Asks every visual token half-way through the decoder what it shows. Used in training only.
+    """Asks tokens half-way through the decoder what they show or say. Used in training only.
 
     Answers alone say little about most of a picture; with this each of its tokens is taught at each step.
-    Colour and shape are asked apart: a colour is there in each token, a shape must be put together.
+    Colour and shape are asked apart: a colour is there in each token, a shape must be put together. Words are asked
+    the same as visual tokens, by the same weights, so that what is sought and what is seen look alike.
     """
 
     SHAPE_WEIGHT = 2.0
@@ -76,19 +78,35 @@ class Perception(torch.nn.Module):
         self.shape = torch.nn.Linear(hidden_size, len(SHAPES) + 1)
         self.box = torch.nn.Linear(hidden_size, 4 * 101)
 
-    def forward(self, visual: Tensor, seen: Tensor, blur: float) -> Perceived:
-        """Mean loss over the visual tokens [P / 4, hidden], given what they show [P / 4, 6]."""
+    def forward(self, visual: Tensor, seen: Tensor, words: Tensor, named: Tensor, blur: float) -> Perceived:
+        """Mean loss over visual tokens and words.
+
+        Args:
+            visual: [P / 4, hidden] of the visual tokens.
+            seen: [P / 4, 6] what they show, see `batches.seen_in`.
+            words: [N, hidden] of words that name something.
+            named: [N, 2] colour and shape that they name; 0 is not asked.
+            blur: width of the boxes' targets, see `bell`.
+        """
         normed = F.rms_norm(visual, visual.shape[-1:])
         colour, shape = self.colour(normed), self.shape(normed)
         shown = seen[:, 0] > 0
         log_p = self.box(normed[shown]).view(-1, 101).log_softmax(-1)
         off = -(log_p * bell(seen[shown, 2:].flatten(), blur)).sum() / max(len(log_p), 1)
         kind = F.cross_entropy(colour, seen[:, 0]) + self.SHAPE_WEIGHT * F.cross_entropy(shape, seen[:, 1])
+        normed = F.rms_norm(words, words.shape[-1:])
+        said = self.colour(normed), self.shape(normed)
+        meant = sum(
+            F.cross_entropy(logits, target, ignore_index=0, reduction="sum") / (target > 0).sum().clamp(min=1)
+            for logits, target in zip(said, named.unbind(1), strict=True)
+        )
         right = [
             float((logits[shown].argmax(-1) == seen[shown, column]).float().mean())
             for column, logits in enumerate((colour, shape))
         ]
-        return Perceived(kind + off, *right)
+        asked = named[:, 0] > 0
+        bound = float((said[0][asked].argmax(-1) == named[asked, 0]).float().mean())
+        return Perceived(kind + off + meant, *right, bound)
 
 
 @torch.no_grad()

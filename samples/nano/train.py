@@ -192,13 +192,14 @@ class Training:
         assert self.perceived is not None
         row = {"step": self.step, "minutes": round(self.seconds / 60, 2), "samples": self.next_index}
         seen = {"colour": round(self.perceived.colour, 4), "shape": round(self.perceived.shape, 4)}
+        seen["bound"] = round(self.perceived.bound, 4)
         perceived = round(float(self.perceived.loss.detach()), 4)
         log.write(json.dumps(row | {"perception": perceived, "seen": seen, "loss": losses}) + "\n")
         log.flush()
         mean = sum(losses.values()) / len(losses)
         print(
             f"step {self.step}  {self.seconds / 60:.1f} min  loss {mean:.3f}  perception {perceived:.3f}"
-            f"  colours {seen['colour']:.1%}  shapes {seen['shape']:.1%}",
+            f"  colours {seen['colour']:.1%}  shapes {seen['shape']:.1%}  bound {seen['bound']:.1%}",
             flush=True,
         )
 
@@ -208,7 +209,9 @@ class Training:
         for group in (group for optimizer in self.optimizers for group in optimizer.param_groups):
             group["lr"] = rate
         losses, weight, half_way = token_losses(self.model, batch, self.coordinate_ids, self._blur())
-        self.perceived = self.perception(half_way, torch.from_numpy(batch.seen), self._blur())
+        seen, named = torch.from_numpy(batch.seen), torch.from_numpy(batch.named)
+        visual, words = half_way[torch.from_numpy(batch.is_visual)], half_way[named.any(-1)]
+        self.perceived = self.perception(visual, seen, words, named[named.any(-1)], self._blur())
         (losses.sum() / weight.sum() + self.recipe.perception * self.perceived.loss).backward()
         self._average_gradients()
         torch.nn.utils.clip_grad_norm_(self.trained.parameters(), self.recipe.clip)

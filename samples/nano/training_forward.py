@@ -38,7 +38,7 @@ class Inputs:
 def forward(
     model: NeoModel, inputs: Inputs, wanted: Tensor, dtype: torch.dtype = torch.bfloat16
 ) -> tuple[Tensor, Tensor]:
-    """Logits, and what the visual tokens hold half-way.
+    """Logits, and what the tokens hold half-way.
 
     Args:
         model: the reference.
@@ -47,8 +47,7 @@ def forward(
         dtype: of the products.
 
     Returns:
-        [N, vocab] logits of the wanted tokens, and [P / 4, hidden] states of the visual tokens after half
-        of the layers.
+        [N, vocab] logits of the wanted tokens, and the states [B, S, hidden] after half of the layers.
     """
     ids, position_ids = inputs.ids, inputs.position_ids
     decoder = model.language_model.model
@@ -63,7 +62,7 @@ def forward(
     for index, layer in enumerate(decoder.layers):
         assert isinstance(layer, DecoderLayer)
         if index == len(decoder.layers) // 2:
-            half_way = hidden[inputs.is_visual.flatten()]
+            half_way = hidden.view(embeds.shape)
         normed = norm(hidden, layer.input_layernorm.weight, eps, dtype)
         hidden = hidden + _attention(layer.self_attn, normed, cos, sin, blocked, eps)
         normed = norm(hidden, layer.post_attention_layernorm.weight, eps, dtype)

@@ -19,7 +19,7 @@ sys.path.insert(0, str(SAMPLE))
 
 from tokenizers import Tokenizer  # noqa: E402
 
-from batches import COLOUR_NAMES, Encoder, batches, collate, draw_question, seen_in  # noqa: E402
+from batches import COLOUR_NAMES, Encoder, batches, collate, draw_question, named_in, seen_in  # noqa: E402
 from checkpoint import nano_config, write_checkpoint  # noqa: E402
 from losses import model_inputs  # noqa: E402
 from neo_edge.checkpoint import open_checkpoint  # noqa: E402
@@ -134,6 +134,29 @@ def test_each_visual_token_is_told_what_it_shows() -> None:
     ]
     assert seen[0, 0, 2:].tolist() == [0, 0, 50, 50]
     assert seen[3, 3, 2:].tolist() == [70, 60, 90, 100]
+
+
+def test_the_last_word_of_a_name_and_the_tags_behind_it_are_about_the_whole_name() -> None:
+    text = [
+        "a ",
+        "red",
+        " ba",
+        "ll",
+        ". <ref>",
+        "blue",
+        " objects",
+        "</ref>",
+        "<box>",
+        "[[",
+        "cube",
+        "s",
+        "</ref>",
+    ]
+    red, blue = COLOUR_NAMES.index("red") + 1, COLOUR_NAMES.index("blue") + 1
+    ball, cube = SHAPES.index("ball") + 1, SHAPES.index("cube") + 1
+    named = {index: tuple(about) for index, about in enumerate(named_in(text).tolist()) if any(about)}
+    about_blue = dict.fromkeys((6, 7, 8), (blue, 0))
+    assert named == {3: (red, ball), **about_blue, 11: (0, cube), 12: (0, cube)}
 
 
 def test_a_thing_that_barely_touches_a_token_is_not_what_it_shows() -> None:
