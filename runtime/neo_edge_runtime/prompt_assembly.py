@@ -139,7 +139,8 @@ class PromptAssembly:
         if self.tokenizer is None:
             raise TokenizerError(
                 "the bundle has no tokenizer, so a prompt must be token ids: pass a list of ids (one image context "
-                "token for each image), or export a checkpoint directory that holds tokenizer.json"
+                "token for each image; `neo-edge run --token-ids`), or export a checkpoint that holds "
+                "tokenizer.json"
             )
         return self.tokenizer
 
