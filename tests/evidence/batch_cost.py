@@ -18,15 +18,14 @@ from pathlib import Path
 
 import numpy as np
 from command_line import neo_edge
-from device import describe_device
-from random_checkpoint import NANO, WIDTHS_2B, write_checkpoint
-from timing import Contender, Seconds, interleave, spread
 
 from neo_edge.bundle import Bundle, open_bundle
 from neo_edge.positions import layout
 from neo_edge.tokenizer import resolve_special_tokens
 from neo_edge.tokens import SpecialTokens
 from neo_edge_runtime.batch_session import BatchSession
+from neo_edge_runtime.bench.device import describe_device
+from neo_edge_runtime.bench.timing import Contender, Seconds, interleave, spread
 from neo_edge_runtime.kv_cache import BLOCK
 from neo_edge_runtime.ort_backend import OrtBackend
 from neo_edge_runtime.processors import usable_physical_cores
@@ -40,7 +39,8 @@ CAPACITY = 2 * BLOCK
 REPEATS = 2  # steps of a contender in a round
 TOGETHER = 4  # prompts of a common prefill
 SHORT_PROMPTS = (16, 64, 256)  # tokens of each
-WIDTHS = {"2b": WIDTHS_2B, "nano": NANO}
+WIDTHS = ("2b", "tiny")  # presets of `neo-edge make-checkpoint`
+LAYERS = 4
 TOKEN = 7
 
 
@@ -49,7 +49,7 @@ def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--threads", type=int, default=usable_physical_cores())
     parser.add_argument("--rounds", type=int, default=7)
-    parser.add_argument("--widths", choices=sorted(WIDTHS), default="2b", help="nano: a quick look")
+    parser.add_argument("--widths", choices=WIDTHS, default="2b", help="tiny: a quick look")
     parser.add_argument("--out", type=Path, default=Path("out"), help="where 5 GB of files lie meanwhile")
     args = parser.parse_args()
     describe_device(args.threads)
@@ -66,7 +66,7 @@ def main() -> int:
 
 
 def _make_bundle(folder: Path, widths: str) -> Bundle:
-    write_checkpoint(folder / "checkpoint", WIDTHS[widths])
+    neo_edge("make-checkpoint", "--preset", widths, "--layers", LAYERS, "-o", folder / "checkpoint")
     neo_edge("export", folder / "checkpoint", "-o", folder / "bundle")
     return open_bundle(folder / "bundle")
 

@@ -16,12 +16,13 @@ from pathlib import Path
 import numpy as np
 import torch
 from bare_matmuls import BareMatMuls
-from device import describe_device
-from read_bandwidth import BUFFER_BYTES, ReadBandwidth
-from speed_bundle import Prompt, SpeedBundle, make_speed_bundle
-from timing import Contender, Seconds, interleave, spread
-from torch_variants import Step, fastest_variant, paper_variant
+from speed_bundle import SpeedBundle, make_speed_bundle
 
+from neo_edge_export.bench.more_readers import WiderReadBuffer
+from neo_edge_export.bench.torch_speed import Step, fastest_variant, paper_variant
+from neo_edge_runtime.bench.device import describe_device
+from neo_edge_runtime.bench.prompts import Prompt
+from neo_edge_runtime.bench.timing import Contender, Seconds, interleave, spread
 from neo_edge_runtime.kv_cache import cache_bytes
 from neo_edge_runtime.ort_backend import OrtBackend
 from neo_edge_runtime.processors import usable_physical_cores
@@ -37,6 +38,7 @@ def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--threads", type=int, default=usable_physical_cores())
     parser.add_argument("--rounds", type=int, default=7)
+    parser.add_argument("--preset", choices=("2b", "tiny"), default="2b", help="tiny: a quick try")
     parser.add_argument("--out", type=Path, default=Path("out"), help="where 7 GB of files lie meanwhile")
     args = parser.parse_args()
     torch.set_num_threads(args.threads)
@@ -44,7 +46,7 @@ def main() -> int:
     args.out.mkdir(parents=True, exist_ok=True)
     folder = Path(tempfile.mkdtemp(prefix="cpu-speed-", dir=args.out))
     try:
-        passed = _measure(make_speed_bundle(folder), folder, args.threads, args.rounds)
+        passed = _measure(make_speed_bundle(folder, args.preset), folder, args.threads, args.rounds)
     finally:
         shutil.rmtree(folder)
     return 0 if all(passed) else 1
@@ -52,13 +54,13 @@ def main() -> int:
 
 def _measure(made: SpeedBundle, folder: Path, threads: int, rounds: int) -> list[bool]:
     backend = OrtBackend(made.bundle, "fp32", threads=threads)
-    passed = [_decode(made, backend, ReadBandwidth(threads, folder), rounds)]
+    passed = [_decode(made, backend, WiderReadBuffer(threads, folder=folder), rounds)]
     gc.collect()
     bare = BareMatMuls(made.decoder, threads, folder)
     return [*passed, *(_prefill(made, backend, bare, tokens, rounds) for tokens in PREFILLS)]
 
 
-def _decode(made: SpeedBundle, backend: OrtBackend, bandwidth: ReadBandwidth, rounds: int) -> bool:
+def _decode(made: SpeedBundle, backend: OrtBackend, buffer: WiderReadBuffer, rounds: int) -> bool:
     step = Step(1, CONTEXT)
     fastest, paper = fastest_variant(made.reference, step), paper_variant(made.reference, step)
     with Session(backend) as session:
@@ -69,21 +71,21 @@ def _decode(made: SpeedBundle, backend: OrtBackend, bandwidth: ReadBandwidth, ro
             "ours": Contender(lambda: session.decode(7), 5, lambda: session.rewind(context)),
             "paper": Contender(paper.run, 3),
             "fastest": Contender(fastest.run, 3),
-            **{name: Contender(read) for name, read in bandwidth.readers.items()},
+            **{name: Contender(read) for name, read in buffer.readers.items()},
         }
         times = interleave(contenders, rounds=rounds)
     weights = made.decoder_weight_bytes
     visible = cache_bytes(backend.traits.config.decoder, batch=1, capacity=CONTEXT + 1, element_bytes=4)
     achieved = (weights + visible) / times["ours"] / 1e9
-    reads = {name: BUFFER_BYTES / times[name] / 1e9 for name in bandwidth.readers}
-    best = max(reads, key=lambda name: float(np.median(reads[name])))
+    reads = buffer.bandwidth({name: times[name] for name in buffer.readers})
+    best = next(iter(reads))
     print(f"\ndecode behind {CONTEXT} tokens, capacity {capacity}, {rounds} rounds: median (all rounds)")
     for name, values in reads.items():
-        print(f"  {'read: ' + name:46} {spread(values)} GB/s{', the measure' if name == best else ''}")
+        print(f"  {'read: ' + name:46} {spread(values / 1e9)} GB/s{', the measure' if name == best else ''}")
     _print_times(times, fastest.name)
     print(f"  {'weights + visible cache':46} {weights / 1e9:.3f} + {visible / 1e9:.3f} GB a step")
     print(f"  {'decode reads':46} {spread(achieved)} GB/s")
-    return _print_share("share of the read bandwidth", achieved / reads[best], DECODE_SHARE)
+    return _print_share("share of the read bandwidth", achieved / (reads[best] / 1e9), DECODE_SHARE)
 
 
 def _prefill(made: SpeedBundle, backend: OrtBackend, bare: BareMatMuls, tokens: int, rounds: int) -> bool:

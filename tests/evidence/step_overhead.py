@@ -16,14 +16,11 @@ from typing import Any
 
 import numpy as np
 from command_line import neo_edge
-from device import describe_device
-from random_checkpoint import NANO, write_checkpoint
 
 from neo_edge.bundle import open_bundle
-from neo_edge.checkpoint import resolve_checkpoint
-from neo_edge.errors import CheckpointError
 from neo_edge.options import SamplingOptions
 from neo_edge.tokenizer import load_tokenizer
+from neo_edge_runtime.bench.device import describe_device
 from neo_edge_runtime.generation import Stream
 from neo_edge_runtime.model import Model
 from neo_edge_runtime.ort_backend import OrtBackend
@@ -63,19 +60,9 @@ def main() -> int:
     describe_device(args.threads)
     with tempfile.TemporaryDirectory() as folder:
         bundle = Path(folder) / "nano.bundle"
-        neo_edge("export", _checkpoint(Path(folder)), "-o", bundle)
+        neo_edge("export", CHECKPOINT, "-o", bundle)
         medians = _measure(bundle, args.threads)
     return 0 if medians["greedy"] <= ALLOWED_US else 1
-
-
-def _checkpoint(folder: Path) -> Path:
-    """The nano that ships; a random one of its shape where there is none."""
-    try:
-        return resolve_checkpoint(CHECKPOINT)
-    except CheckpointError:
-        print("no nano checkpoint ships: a random one of its shape is measured")
-        write_checkpoint(folder / "random", NANO)
-        return folder / "random"
 
 
 def _measure(path: Path, threads: int) -> dict[str, float]:

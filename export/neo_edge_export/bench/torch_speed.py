@@ -14,11 +14,11 @@ from typing import Literal
 import numpy as np
 import torch
 import torch.nn.functional as F
-from timing import Contender, interleave
 from torch import Tensor, nn
 
 from neo_edge_export import reference
 from neo_edge_export.reference import KeyValueCache, LanguageModel
+from neo_edge_runtime.bench.timing import Contender, interleave
 
 Linear = Literal["MKL", "MKL packed", "oneDNN packed"]
 Attend = Literal["grouped products", "SDPA"]
@@ -47,6 +47,22 @@ class Variant:
     def name(self) -> str:
         """What distinguishes it."""
         return f"{self.linear}, {self.attend}"
+
+
+class TorchRival:
+    """The reference as it is on a CPU (eager), and with PyTorch's fused attention (sdpa)."""
+
+    def __init__(self, model: LanguageModel) -> None:
+        """`model` lends its weights."""
+        self._model = model
+
+    def contenders(self, tokens: int, past: int) -> dict[str, Contender]:
+        """Both, by name; see `neo_edge_runtime.bench.measuring.Rival`."""
+        decoder = TorchDecoder(self._model, "MKL", Step(tokens, past))
+        return {
+            "torch eager": Contender(decoder.runner("grouped products")),
+            "torch sdpa": Contender(decoder.runner("SDPA")),
+        }
 
 
 def paper_variant(model: LanguageModel, step: Step) -> Variant:

@@ -1,0 +1,192 @@
+"""`neo-edge bench`: arguments and printing; the measuring is in `neo_edge_runtime.bench`."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import time
+from collections.abc import Callable
+from datetime import date
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from neo_edge.errors import InputError
+from neo_edge.extras import require
+
+if TYPE_CHECKING:
+    from neo_edge.bundle import Bundle
+    from neo_edge_runtime.bench.measuring import BenchPlan, Figures, Rival
+    from neo_edge_runtime.bench.read_bandwidth import ReadBuffer
+    from neo_edge_runtime.bench.report import BenchReport
+    from neo_edge_runtime.ort_backend import OrtBackend
+
+_EXAMPLES = """\
+examples:
+  neo-edge bench nano.bundle
+  neo-edge bench my.bundle --prompt-tokens 300 --depth 0,4096 --json
+  neo-edge bench my.bundle --vs torch --checkpoint my-checkpoint
+
+ppN prefills N tokens at once, tgN decodes N one by one; @ dD: behind D tokens
+that the cache holds. Prompts are random, so a bundle needs no tokenizer.
+"""
+
+
+class BenchCommand:
+    """Measures a bundle on this machine."""
+
+    summary = "measure how fast a bundle answers on this machine"
+
+    def add_arguments(self, parser: argparse.ArgumentParser) -> None:
+        """Declares the arguments."""
+        parser.add_argument(
+            "bundle", metavar="BUNDLE", type=Path, help="directory that neo-edge export wrote"
+        )
+        parser.add_argument(
+            "--variant", metavar="V", help="default: the first that the installed onnxruntime can run"
+        )
+        parser.add_argument("--threads", type=int, metavar="N", help="default: the physical cores")
+        parser.add_argument(
+            "--prompt-tokens",
+            type=_numbers,
+            default=(320, 1024),
+            metavar="N,N",
+            help="prompts to prefill (default 320,1024)",
+        )
+        parser.add_argument(
+            "--new-tokens", type=int, default=64, metavar="N", help="tokens to decode (default 64)"
+        )
+        parser.add_argument(
+            "--depth",
+            type=_numbers,
+            default=(0, 512),
+            metavar="D,D",
+            help="tokens in the cache before each of them (default 0,512)",
+        )
+        parser.add_argument(
+            "--repetitions", type=int, default=5, metavar="R", help="of everything (default 5)"
+        )
+        parser.add_argument(
+            "--image-size",
+            type=_size,
+            default=(640, 480),
+            metavar="WxH",
+            help="of the picture whose way to the first token is timed by stage (default 640x480)",
+        )
+        parser.add_argument(
+            "--vs",
+            choices=("torch",),
+            help="also time the PyTorch reference, eager and with sdpa, in turn; with --checkpoint",
+        )
+        parser.add_argument("--checkpoint", metavar="DIR", help="what the bundle was exported from, for --vs")
+        parser.add_argument("--json", action="store_true", help="print the figures as JSON")
+        parser.epilog = _EXAMPLES
+
+    def run(self, args: argparse.Namespace) -> int:
+        """Measures and prints."""
+        if (args.vs is None) != (args.checkpoint is None):
+            raise InputError("--vs torch and --checkpoint DIR go together: give both, or neither")
+        from neo_edge.bundle import open_bundle
+        from neo_edge_runtime.bench.measuring import BenchPlan
+
+        plan = BenchPlan(
+            prompt_tokens=args.prompt_tokens,
+            new_tokens=args.new_tokens,
+            depths=args.depth,
+            repetitions=args.repetitions,
+            image_size=args.image_size,
+        )
+        bundle = open_bundle(args.bundle)
+        rival = None if args.vs is None else _torch_rival(args.checkpoint, bundle)
+        report = _measure(bundle, plan, args, rival)
+        print(
+            json.dumps(report.to_json(), indent=2, ensure_ascii=False)
+            if args.json
+            else "\n".join(report.lines())
+        )
+        return 0
+
+
+bench_command = BenchCommand()
+
+
+def _measure(
+    bundle: Bundle, plan: BenchPlan, args: argparse.Namespace, rival: Callable[[int], Rival] | None
+) -> BenchReport:
+    from neo_edge_runtime.bench.device import device_lines
+    from neo_edge_runtime.bench.report import BenchReport
+    from neo_edge_runtime.ort_backend import OrtBackend, runnable_variants
+
+    variant = args.variant or runnable_variants(bundle)[0]
+    started = time.perf_counter()
+    backend = OrtBackend(bundle, variant, threads=args.threads)
+    load_seconds = time.perf_counter() - started
+    device = device_lines(backend.threads)
+    try:
+        figures = _figures(bundle, variant, backend, plan, rival)
+    finally:
+        backend.close()
+    return BenchReport(
+        bundle=str(args.bundle),
+        variant=variant,
+        threads=backend.threads,
+        device=device,
+        date=date.today().isoformat(),
+        load_seconds=load_seconds,
+        figures=figures,
+    )
+
+
+def _figures(
+    bundle: Bundle, variant: str, backend: OrtBackend, plan: BenchPlan, rival: Callable[[int], Rival] | None
+) -> Figures:
+    from neo_edge_runtime.bench.measuring import decoder_weight_bytes, measure
+    from neo_edge_runtime.prompt_assembly import text_only_tokens
+
+    manifest = bundle.manifest
+    return measure(
+        backend,
+        manifest.special_tokens or text_only_tokens(manifest.model),
+        plan,
+        weight_bytes=decoder_weight_bytes(bundle, variant),
+        takes_images=manifest.special_tokens is not None,
+        threads=backend.threads,
+        rival=None if rival is None else lambda: rival(backend.threads),
+        buffer=None if rival is None else lambda: _wider_buffer(backend.threads),
+    )
+
+
+def _torch_rival(checkpoint: str, bundle: Bundle) -> Callable[[int], Rival]:
+    """Checks what can be checked now; loads the reference when it is called with a number of threads."""
+    torch = require("torch", extra="export")
+    require("onnx", extra="export")
+    from neo_edge.checkpoint import open_checkpoint, resolve_checkpoint
+
+    opened = open_checkpoint(resolve_checkpoint(checkpoint))
+    if opened.config != bundle.manifest.model:
+        raise InputError(
+            f"{checkpoint} is another model than the one in {bundle.root}: give the checkpoint it was exported from"
+        )
+
+    def load(threads: int) -> Rival:
+        from neo_edge_export.bench.torch_speed import TorchRival
+        from neo_edge_export.reference_loading import load_reference
+
+        torch.set_num_threads(threads)
+        return TorchRival(load_reference(opened).language_model)
+
+    return load
+
+
+def _wider_buffer(threads: int) -> ReadBuffer:
+    from neo_edge_export.bench.more_readers import WiderReadBuffer
+
+    return WiderReadBuffer(threads)
+
+
+def _numbers(text: str) -> tuple[int, ...]:
+    return tuple(int(part) for part in text.split(","))
+
+
+def _size(text: str) -> tuple[int, int]:
+    width, _, height = text.partition("x")
+    return int(width), int(height)

@@ -1,0 +1,189 @@
+"""Measures a loaded variant: an image's stages, prefill and decoding, with others in turn where there are any."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Protocol
+
+import numpy as np
+
+from neo_edge.errors import InputError
+from neo_edge.progress import Progress, progress
+from neo_edge_runtime.bench.image_stages import STAGES, ImageStages
+from neo_edge_runtime.bench.read_bandwidth import ReadBuffer
+from neo_edge_runtime.bench.text_speed import TextRun, TextTest
+from neo_edge_runtime.bench.timing import Clock, Contender, Seconds, SystemClock, interleave
+from neo_edge_runtime.memory import peak_memory_bytes
+
+if TYPE_CHECKING:
+    from neo_edge.bundle import Bundle
+    from neo_edge.tokens import SpecialTokens
+    from neo_edge_runtime.backend import Backend
+
+OURS = "neo_edge"
+
+
+@dataclass(frozen=True)
+class BenchPlan:
+    """What to measure."""
+
+    prompt_tokens: tuple[int, ...] = (320, 1024)  # each is a prefill; empty: none
+    new_tokens: int = 64  # decoded a repetition
+    depths: tuple[int, ...] = (0, 512)  # tokens in the cache before each of them
+    repetitions: int = 5
+    image_size: tuple[int, int] = (640, 480)  # width and height in pixels
+
+    def __post_init__(self) -> None:
+        positive = (*self.prompt_tokens, self.new_tokens, self.repetitions, *self.image_size)
+        if min(positive) < 1 or min(self.depths, default=0) < 0 or not self.depths:
+            raise InputError(
+                f"{self}: prompts, new tokens, repetitions and picture must be 1 or above, depths 0 or above"
+            )
+
+    @property
+    def tests(self) -> list[TextTest]:
+        """Every row with text."""
+        return [
+            test
+            for depth in self.depths
+            for test in (
+                *(TextTest("pp", tokens, depth) for tokens in self.prompt_tokens),
+                TextTest("tg", self.new_tokens, depth),
+            )
+        ]
+
+
+class Rival(Protocol):
+    """Another implementation of the same model."""
+
+    def contenders(self, tokens: int, past: int) -> Mapping[str, Contender]:
+        """Ways to run `tokens` at once behind `past` tokens, by name."""
+        ...
+
+
+@dataclass(frozen=True)
+class TextRow:
+    """One test's figures."""
+
+    test: TextTest
+    seconds: Seconds  # of the whole test, one entry a repetition
+    share: Seconds | None = None  # decoding: bytes read a second over the machine's read bandwidth
+    others: Mapping[str, Seconds] = field(default_factory=dict)  # their time over ours, by name
+
+
+@dataclass(frozen=True)
+class Figures:
+    """All that was measured."""
+
+    image: Mapping[str, Seconds]  # by stage; empty: the model takes no images
+    visual_tokens: int
+    image_prompt_tokens: int
+    rows: list[TextRow]
+    bandwidth: Mapping[str, Seconds]  # bytes a second by reader, fastest first, of the last test that decodes
+    weight_bytes: int  # what a decode step reads of the weights
+    peak_memory_bytes: int | None  # of a process that does all this once, and nothing else
+
+
+def measure(
+    backend: Backend,
+    tokens: SpecialTokens,
+    plan: BenchPlan,
+    *,
+    weight_bytes: int,
+    takes_images: bool,
+    threads: int,
+    rival: Callable[[], Rival] | None = None,
+    buffer: Callable[[], ReadBuffer] | None = None,
+    clock: Clock | None = None,
+) -> Figures:
+    """Everything once for the peak memory; then image stages, prefills and decoding, each repeated in turn.
+
+    Args:
+        backend: a loaded variant.
+        tokens: the model's special tokens.
+        plan: what to measure.
+        weight_bytes: of the decoder's weights, as stored.
+        takes_images: whether `tokens` holds real ids of image tokens.
+        threads: of the readers.
+        rival: makes another implementation, once the peak memory is known.
+        buffer: makes the buffer whose reading gives the bandwidth; None: a `ReadBuffer`.
+        clock: None: the machine's.
+
+    Raises:
+        ContextOverflowError, MemoryBudgetError: a test is too long for the model or the machine.
+    """
+    timer = _Timer(backend, tokens, plan, clock or SystemClock())
+    tests = plan.tests
+    with progress(
+        len(tests) * (1 + plan.repetitions) + takes_images * plan.repetitions, "bench", "runs"
+    ) as bar:
+        timer.bar = bar
+        for test in tests:
+            timer.once(test)
+        stages = ImageStages(backend, tokens, *plan.image_size) if takes_images else None
+        peak = peak_memory_bytes()
+        image: dict[str, Seconds] = {}
+        if stages is not None:
+            image = timer.interleave(stages.contenders())
+            image["first token"] = np.sum([image[stage] for stage in STAGES], axis=0)
+            stages.close()
+        other = None if rival is None else rival()
+        shared = (buffer or (lambda: ReadBuffer(threads)))()
+        measured = [timer.measure(test, weight_bytes, other, shared) for test in tests]
+    return Figures(
+        image=image,
+        visual_tokens=0 if stages is None else stages.visual_tokens,
+        image_prompt_tokens=0 if stages is None else stages.prompt_tokens,
+        rows=[row for row, _ in measured],
+        bandwidth=next((rates for _, rates in reversed(measured) if rates), {}),
+        weight_bytes=weight_bytes,
+        peak_memory_bytes=peak,
+    )
+
+
+def decoder_weight_bytes(bundle: Bundle, variant: str) -> int:
+    """What a decode step reads of a variant's weights, as stored: all of them, head included, embedding not."""
+    return bundle.manifest.files[f"{bundle.variant(variant).decoder}.data"].size_bytes
+
+
+class _Timer:
+    def __init__(self, backend: Backend, tokens: SpecialTokens, plan: BenchPlan, clock: Clock) -> None:
+        self._backend, self._tokens, self._plan, self._clock = backend, tokens, plan, clock
+        self.bar: Progress[int] | None = None
+
+    def once(self, test: TextTest) -> None:
+        """A short try, which also shows early that a test is too long."""
+        with TextRun(self._backend, self._tokens, test) as run:
+            contender = run.contender(1)
+            if contender.prepare is not None:
+                contender.prepare()
+            contender.run()
+        self._advance()
+
+    def interleave(self, contenders: Mapping[str, Contender]) -> dict[str, Seconds]:
+        return interleave(
+            contenders, rounds=self._plan.repetitions, clock=self._clock, on_round=self._advance
+        )
+
+    def measure(
+        self, test: TextTest, weight_bytes: int, rival: Rival | None, buffer: ReadBuffer
+    ) -> tuple[TextRow, dict[str, Seconds]]:
+        """The row, and the read bandwidth of the same rounds when the test decodes."""
+        decodes = test.kind == "tg"
+        # A rival decodes a single token, at the middle of our run.
+        steps = (1, test.past + test.tokens // 2) if decodes else (test.tokens, test.past)
+        with TextRun(self._backend, self._tokens, test) as run:
+            others = {} if rival is None else dict(rival.contenders(*steps))
+            readers = {name: Contender(read) for name, read in buffer.readers.items()} if decodes else {}
+            times = self.interleave({OURS: run.contender(), **others, **readers})
+            read_bytes = weight_bytes + run.cache_bytes
+        ours = times[OURS]
+        per_run = ours / test.tokens if decodes else ours
+        rates = buffer.bandwidth({name: times[name] for name in readers})
+        share = read_bytes / per_run / next(iter(rates.values())) if rates else None
+        return TextRow(test, ours, share, {name: times[name] / per_run for name in others}), rates
+
+    def _advance(self) -> None:
+        assert self.bar is not None
+        self.bar.update()

@@ -1,0 +1,134 @@
+"""Figures as a table for people and as JSON for scripts."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from neo_edge.byte_size import show_bytes
+from neo_edge_runtime.bench.timing import Seconds, mean_and_deviation
+
+if TYPE_CHECKING:
+    from neo_edge_runtime.bench.measuring import Figures, TextRow
+
+
+@dataclass(frozen=True)
+class BenchReport:
+    """What was measured, on what."""
+
+    bundle: str
+    variant: str
+    threads: int
+    device: list[str]
+    date: str  # YYYY-MM-DD
+    load_seconds: float
+    figures: Figures
+
+    def lines(self) -> Iterator[str]:
+        """For people: facts, then two tables in Markdown; every figure is mean ± standard deviation."""
+        figures = self.figures
+        yield from self.device
+        peak = figures.peak_memory_bytes
+        yield (
+            f"{self.bundle}, {self.variant}, {self.threads} threads, {self.date}: loaded in {self.load_seconds:.2f} s, "
+            f"peak memory {'unknown' if peak is None else show_bytes(peak)}, decoder weights "
+            f"{show_bytes(figures.weight_bytes)}"
+        )
+        for name, rates in figures.bandwidth.items():
+            yield f"read: {name}: {_pm(rates / 1e9, 1)} GB/s"
+        yield ""
+        yield from _text_table(figures.rows)
+        yield ""
+        if figures.image:
+            yield from _image_table(figures)
+        else:
+            yield "no image: this bundle knows no image tokens"
+
+    def to_json(self) -> dict[str, object]:
+        """For scripts: seconds and shares of every repetition, and their means."""
+        figures = self.figures
+        return {
+            "bundle": self.bundle,
+            "variant": self.variant,
+            "threads": self.threads,
+            "device": self.device,
+            "date": self.date,
+            "load_seconds": self.load_seconds,
+            "peak_memory_bytes": figures.peak_memory_bytes,
+            "decoder_weight_bytes": figures.weight_bytes,
+            "read_bytes_per_second": {name: _numbers(rates) for name, rates in figures.bandwidth.items()},
+            "text": [
+                {
+                    "test": row.test.name,
+                    "kind": row.test.kind,
+                    "tokens": row.test.tokens,
+                    "depth": row.test.depth,
+                    "seconds": _numbers(row.seconds),
+                    "tokens_per_second": _numbers(row.test.tokens / row.seconds),
+                    "share_of_read_bandwidth": None if row.share is None else _numbers(row.share),
+                    "times_ours": {name: _numbers(ratio) for name, ratio in row.others.items()},
+                }
+                for row in figures.rows
+            ],
+            "image": {
+                "visual_tokens": figures.visual_tokens,
+                "prompt_tokens": figures.image_prompt_tokens,
+                "seconds": {stage: _numbers(values) for stage, values in figures.image.items()},
+            },
+        }
+
+
+def _text_table(rows: list[TextRow]) -> Iterator[str]:
+    others = list(dict.fromkeys(name for row in rows for name in row.others))
+    table = [
+        ["test", "tokens/s", "ms a token", "of the read bandwidth", *(f"{name} takes" for name in others)]
+    ]
+    for row in rows:
+        tokens = row.test.tokens
+        table.append(
+            [
+                row.test.name,
+                _pm(tokens / row.seconds, 1),
+                _pm(row.seconds / tokens * 1e3, 2),
+                "" if row.share is None else _pm(row.share, 3),
+                *(f"{_pm(row.others[name], 2)} x" if name in row.others else "" for name in others),
+            ]
+        )
+    yield from _markdown(table)
+
+
+def _image_table(figures: Figures) -> Iterator[str]:
+    head = f"one image, {figures.visual_tokens} visual tokens in {figures.image_prompt_tokens}"
+    table = [[head, "ms"], *([stage, _pm(values * 1e3, 2)] for stage, values in figures.image.items())]
+    yield from _markdown(table)
+
+
+def _markdown(table: list[list[str]]) -> Iterator[str]:
+    widths = [max(map(len, column)) for column in zip(*table, strict=True)]
+    for number, row in enumerate(table):
+        first, *rest = (
+            cell.rjust(width) if column else cell.ljust(width)
+            for column, (cell, width) in enumerate(zip(row, widths, strict=True))
+        )
+        yield f"| {' | '.join([first, *rest])} |"
+        if not number:
+            rules = ["-" * widths[0], *("-" * (width - 1) + ":" for width in widths[1:])]
+            yield f"| {' | '.join(rules)} |"
+
+
+def _pm(values: Seconds, digits: int) -> str:
+    mean, deviation = mean_and_deviation(values)
+    return f"{mean:.{digits}f} ± {deviation:.{digits}f}"
+
+
+def _numbers(values: Seconds) -> Mapping[str, object]:
+    mean, deviation = mean_and_deviation(values)
+    return {
+        "mean": mean,
+        "deviation": deviation,
+        "median": float(np.median(values)),
+        "all": [float(value) for value in values],
+    }
