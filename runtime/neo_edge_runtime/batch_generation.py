@@ -30,7 +30,7 @@ class BatchPiece(NamedTuple):
 
 
 class BatchStream:
-    """Answers to several requests as they are made: iterate it for `BatchPiece`s, whichever row they are of.
+    """Answers to several requests as they are made: iterate it for each `BatchPiece`, whichever row it is of.
 
         for row, text, completion in model.stream_batch(requests):
             print(row, text if completion is None else completion.stop_reason)
@@ -39,11 +39,13 @@ class BatchStream:
     stream, cancels all rows.
     """
 
-    def __init__(self, requests: Sequence[PreparedRequest], batch: BatchSession, batch_size: int) -> None:
-        """Takes the batch and the requests' sessions over, and closes them."""
+    def __init__(
+        self, requests: Sequence[PreparedRequest], names: Sequence[str], batch: BatchSession, batch_size: int
+    ) -> None:
+        """Takes the batch and the requests' sessions over, and closes them; `names` are for messages."""
         self._answers = [Answer(request) for request in requests]
         # The schedule does not hold the stream: one that is dropped is freed, and so are its caches.
-        self._pieces = _Schedule(self._answers, batch, batch_size).run()
+        self._pieces = _Schedule(self._answers, names, batch, batch_size).run()
 
     def __iter__(self) -> Iterator[BatchPiece]:
         return self
@@ -94,7 +96,9 @@ class BatchStream:
         self.close()
 
 
-def require_memory(requests: Sequence[PreparedRequest], batch: BatchSession, batch_size: int) -> None:
+def require_memory(
+    requests: Sequence[PreparedRequest], names: Sequence[str], batch: BatchSession, batch_size: int
+) -> None:
     """Passes when each prompt can be prefilled while the batch is full of sequences as long as the longest.
 
     Raises:
@@ -102,14 +106,14 @@ def require_memory(requests: Sequence[PreparedRequest], batch: BatchSession, bat
     """
     longest = max((len(request.input_ids) for request in requests), default=0)
     full = batch.need(longest)
-    for number, request in enumerate(requests):
+    for name, request in zip(names, requests, strict=True):
         try:
             request.session.preflight(
                 request.layout, beside=full + encoding_need(request.backend, request.images)
             )
         except MemoryBudgetError as error:
             raise MemoryBudgetError(
-                f"request {number}, in a batch of {batch_size} of up to {longest} tokens: {error}, or pass a smaller "
+                f"{name}, in a batch of {batch_size} of up to {longest} tokens: {error}, or pass a smaller "
                 "batch_size"
             ) from error
 
@@ -117,8 +121,10 @@ def require_memory(requests: Sequence[PreparedRequest], batch: BatchSession, bat
 class _Schedule:
     """Which request runs when: as many as the batch has rows; the next one starts when a row gets free."""
 
-    def __init__(self, answers: Sequence[Answer], batch: BatchSession, batch_size: int) -> None:
-        self._answers, self._batch, self._batch_size = answers, batch, batch_size
+    def __init__(
+        self, answers: Sequence[Answer], names: Sequence[str], batch: BatchSession, batch_size: int
+    ) -> None:
+        self._answers, self._names, self._batch, self._batch_size = answers, names, batch, batch_size
         self._waiting = deque(range(len(answers)))
         self._running: dict[BatchRow, int] = {}
         self._started = 0.0
@@ -169,7 +175,7 @@ class _Schedule:
                 try:
                     self._batch.reserve(row)
                 except (ContextOverflowError, MemoryBudgetError) as error:
-                    _log.warning("the answer to request %d ends here: %s", number, error)
+                    _log.warning("the answer to %s ends here: %s", self._names[number], error)
                     answer.reason = "context_full"
             if answer.reason is not None:
                 self._drop(row)

@@ -30,3 +30,4 @@ class Request:
     fps: float | None = None  # frames per second at which the frames were taken
     system: str | None = None  # None: the protocol's
     options: SamplingOptions | None = None  # None: the batch's, or the protocol's
+    name: str | None = None  # what messages call it; None: its number in the batch

@@ -194,8 +194,8 @@ class Model:
                 `memory_limit_bytes`.
 
         Raises:
-            NeoEdgeError: of the kinds that `stream` raises; the message begins with the request's number, counted
-                from 0, and nothing has run.
+            NeoEdgeError: of the kinds that `stream` raises; the message begins with the request's name, or its
+                number, counted from 0, and nothing has run.
             InputError: `batch_size` is below 1, or something is no `Request`.
         """
         started = time.perf_counter()
@@ -205,16 +205,23 @@ class Model:
                 f"{type(requests).__name__} and {batch_size}"
             )
         batch_size = max(1, min(batch_size, len(requests)))
+        for number, asked in enumerate(requests):
+            if not isinstance(asked, Request):
+                raise InputError(
+                    f"request {number} is of type {type(asked).__name__}: pass neo_edge.Request(prompt, ...)"
+                )
+        names = [asked.name or f"request {number}" for number, asked in enumerate(requests)]
         prepared = [
-            self._prepare_numbered(number, request, options, started)
-            for number, request in enumerate(requests)
+            self._prepare_named(name, asked, options, started)
+            for name, asked in zip(names, requests, strict=True)
         ]
         batch = BatchSession(
             self._backend, rows=batch_size, budget=self._budget, max_context_tokens=self._max_context_tokens
         )
-        require_memory(prepared, batch, batch_size)
+        require_memory(prepared, names, batch, batch_size)
         waited_s = time.perf_counter() - started
-        return BatchStream([replace(one, preparation_s=waited_s) for one in prepared], batch, batch_size)
+        prepared = [replace(request, preparation_s=waited_s) for request in prepared]
+        return BatchStream(prepared, names, batch, batch_size)
 
     def chat(self, system: str | None = None) -> Chat:
         """A conversation that keeps its cache; `system` None is the protocol's system prompt."""
@@ -256,19 +263,15 @@ class Model:
             started=started,
         )
 
-    def _prepare_numbered(
-        self, number: int, asked: Request, options: SamplingOptions | None, started: float
+    def _prepare_named(
+        self, name: str, asked: Request, options: SamplingOptions | None, started: float
     ) -> PreparedRequest:
-        if not isinstance(asked, Request):
-            raise InputError(
-                f"request {number} is of type {type(asked).__name__}: pass neo_edge.Request(prompt, ...)"
-            )
         try:
             return self._prepare(
                 asked if asked.options is not None else replace(asked, options=options), started
             )
         except (InputError, TokenizerError, ContextOverflowError, MemoryBudgetError) as error:
-            raise type(error)(f"request {number}: {error}") from error
+            raise type(error)(f"{name}: {error}") from error
 
     def close(self) -> None:
         """Gives the weights' memory back; may be called twice."""
