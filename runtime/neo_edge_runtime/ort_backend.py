@@ -14,10 +14,10 @@ from neo_edge.errors import (
     SessionClosedError,
 )
 from neo_edge.extras import require
-from neo_edge_runtime.backend import BackendTraits
 from neo_edge_runtime.graph_check import require_decoder_graph, require_vision_graph
 from neo_edge_runtime.memory import available_memory_bytes
 from neo_edge_runtime.ort_decoder import OrtDecoder, OrtDecoderState
+from neo_edge_runtime.ort_memory import ort_traits, weight_bytes
 from neo_edge_runtime.processors import usable_physical_cores
 
 if TYPE_CHECKING:
@@ -27,16 +27,8 @@ if TYPE_CHECKING:
 
     from neo_edge.bundle import Bundle
     from neo_edge.manifest import Variant
-    from neo_edge_runtime.backend import DecoderState
+    from neo_edge_runtime.backend import BackendTraits, DecoderState
 
-# Peak scratch of a prefill over one [heads, S, T] float32 buffer, measured with 16 heads of 64, 1,024 tokens at
-# once and 512 behind 2,048 (onnxruntime 1.32): one fused operator against scores, softmax and their copies.
-_SCORE_BUFFERS = {
-    ("modern", "float32"): 1.1,
-    ("modern", "float16"): 1.0,
-    ("portable", "float32"): 3.5,
-    ("portable", "float16"): 4.25,
-}
 MODERN_ORT = (1, 25)  # the first ONNX Runtime whose TensorScatter works in place
 
 
@@ -79,13 +71,11 @@ class OrtBackend:
             ort, decoder, config.decoder, cache_dtype, portable, self._errors
         )
         self._table: npt.NDArray[np.generic] | None = _map_table(bundle, variant)
-        self._traits = BackendTraits(
-            config=config,
-            embedding_dtype=np.dtype(variant.token_embedding.dtype),
-            cache_element_bytes=cache_dtype.itemsize,
-            score_buffers=_SCORE_BUFFERS[variant.ops, variant.cache_dtype],
-            widens_cache=cache_dtype == np.float16,
-            mask_buffers=config.decoder.num_heads // config.decoder.num_kv_heads if portable else 1,
+        self._traits = ort_traits(
+            config,
+            variant.ops,
+            cache_dtype=variant.cache_dtype,
+            embedding_dtype=variant.token_embedding.dtype,
         )
 
     @property
@@ -169,17 +159,11 @@ def _require_version(ort: ModuleType, name: str, variant: Variant) -> None:
 
 
 def _require_free_memory(bundle: Bundle, variant: Variant) -> None:
-    """Loaded weights become private memory of their file's size (the embedding table stays in its file)."""
-    folders = {relative.rpartition("/")[0] for relative in (variant.vision, variant.decoder)}
-    needed = sum(
-        entry.size_bytes
-        for relative, entry in bundle.manifest.files.items()
-        if relative.rpartition("/")[0] in folders and relative != variant.token_embedding.file
-    )
+    needed = weight_bytes(bundle.manifest, variant)
     free = available_memory_bytes()
     if free is not None and needed > free:
         raise MemoryBudgetError(
-            f"the weights of {bundle.root} ({', '.join(sorted(folders))}) need {needed / 2**20:.1f} MiB and "
+            f"the weights of {bundle.root} ({variant.decoder.rpartition('/')[0]}) need {needed / 2**20:.1f} MiB and "
             f"{free / 2**20:.1f} MiB are free: free memory or use a smaller variant"
         )
 
