@@ -27,7 +27,7 @@ from neo_edge.tokens import SpecialTokens
 from neo_edge_export.graph_contract import FLOAT, OPSET, Precision
 from neo_edge_export.lowering import lowered_decoder, lowered_vision
 from neo_edge_export.trace import DecoderTrace, VisionTrace
-from neo_edge_export.verification import Verification, require_parity, verify
+from neo_edge_export.verification import Verification, compared_layers, require_parity, verify
 from neo_edge_export.weights import save_embedding, save_graph, streamed_tensors
 
 _log = logging.getLogger(__name__)
@@ -44,6 +44,7 @@ class ExportOptions:
     ops: Sequence[OpsProfile] = ("modern",)
     overwrite: bool = False  # replace a bundle that is there
     verify_layers: int | None = None  # decoder layers compared at a time; None: as many as fit in a gigabyte
+    verify_slice: range | None = None  # the only decoder layers compared, where time is short; None: all
 
 
 def export_bundle(
@@ -53,11 +54,13 @@ def export_bundle(
 
     Raises:
         CheckpointError: the checkpoint cannot be read.
+        InputError: the model does not have the layers of `verify_slice`.
         BundleError: the target cannot be written.
         ExportError: a weight does not fit a precision.
         ParityError: a written graph disagrees with the reference. No bundle is left in any of these cases.
     """
     checkpoint = open_checkpoint(checkpoint_directory)
+    compared = compared_layers(checkpoint.config, options.verify_slice)
     tokenizer = load_tokenizer(checkpoint_directory)
     tokens = _special_tokens(tokenizer, checkpoint)
     with BundleWriter(target, overwrite=options.overwrite) as writer:
@@ -71,7 +74,13 @@ def export_bundle(
             variants=write_variants(checkpoint, writer.directory, options),
             provenance=_provenance(checkpoint),
         )
-        verifications = verify(writer.directory, manifest, checkpoint, layers_at_once=options.verify_layers)
+        verifications = verify(
+            writer.directory,
+            manifest,
+            checkpoint,
+            layers_at_once=options.verify_layers,
+            only=compared,
+        )
         require_parity(verifications)
         measured = {
             name: replace(variant, quality={"verification": verifications[name].to_json()})

@@ -56,8 +56,15 @@ class ExportCommand:
             "--verify-layers",
             type=_positive,
             metavar="N",
-            help="decoder layers that are compared with the reference at a time; all of them are in any case "
-            "(default: as many as fit in a gigabyte)",
+            help="decoder layers that are compared with the reference at a time (default: as many as fit in a "
+            "gigabyte)",
+        )
+        parser.add_argument(
+            "--verify-slice",
+            type=_layers,
+            metavar="FIRST:STOP",
+            help="compare only these decoder layers, such as 0:2, which the bundle then says; for tests of large "
+            "models (default: all)",
         )
         parser.add_argument("--overwrite", action="store_true", help="replace the bundle that is there")
         parser.add_argument("--json", action="store_true", help="print the result as JSON")
@@ -74,6 +81,7 @@ class ExportCommand:
             ops=args.ops or ("modern",),
             overwrite=args.overwrite,
             verify_layers=args.verify_layers,
+            verify_slice=args.verify_slice,
         )
         found = export_bundle(resolve_checkpoint(args.checkpoint), args.output, options)
         if args.json:
@@ -92,7 +100,14 @@ def _print(found: Mapping[str, Verification], bundle: Path) -> None:
     for name, verification in found.items():
         for check in verification.checks:
             print(f"  {name:14} {check.of:16} {check.largest:.2e} ({check.allowed:.2e})")
+    layers = next(iter(found.values())).layers
+    print(f"compared: decoder layers {layers.start} to {layers.stop - 1}")
     print(f"wrote {bundle}")
+
+
+def _layers(text: str) -> range:
+    first, _, stop = text.partition(":")
+    return range(int(first), int(stop))
 
 
 def _positive(text: str) -> int:

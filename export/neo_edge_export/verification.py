@@ -18,7 +18,7 @@ import onnxruntime
 from neo_edge.bundle import Bundle
 from neo_edge.checkpoint import Checkpoint, expected_tensors
 from neo_edge.config import ModelConfig
-from neo_edge.errors import ParityError
+from neo_edge.errors import InputError, ParityError
 from neo_edge.manifest import FileEntry, Manifest
 from neo_edge.manifest_fields import JsonValue
 from neo_edge.progress import progress
@@ -40,7 +40,8 @@ class Verification:
     """What comparing one variant with the reference gave."""
 
     checks: Sequence[Check]
-    layers_at_once: int  # of the model's layers; all of them had their turn
+    layers_at_once: int  # of the model's layers
+    layers: range  # those that had their turn; all of them, unless a slice was asked for
     onnxruntime: str
 
     def to_json(self) -> JsonValue:
@@ -50,13 +51,19 @@ class Verification:
                 check.of: {"largest": check.largest, "allowed": check.allowed} for check in self.checks
             },
             "layers_at_once": self.layers_at_once,
+            "layers": [self.layers.start, self.layers.stop],
             "prompts": PROMPTS,
             "onnxruntime": self.onnxruntime,
         }
 
 
 def verify(
-    directory: Path, manifest: Manifest, checkpoint: Checkpoint, *, layers_at_once: int | None = None
+    directory: Path,
+    manifest: Manifest,
+    checkpoint: Checkpoint,
+    *,
+    layers_at_once: int | None = None,
+    only: range | None = None,
 ) -> dict[str, Verification]:
     """Compares every variant that lies in a directory with the reference.
 
@@ -66,12 +73,17 @@ def verify(
         checkpoint: what was exported.
         layers_at_once: decoder layers that are loaded together; None: all when their float32 weights stay
             below a gigabyte, else as many as fit in one.
+        only: neighbouring layers that are compared; None: all.
+
+    Raises:
+        InputError: the model does not have the layers of `only`.
 
     Returns:
         By variant name; a result that did not pass is among them, see `require_parity`.
     """
     prompts = [random_prompt(checkpoint.config, manifest.special_tokens, seed) for seed in range(PROMPTS)]
-    windows = _windows(checkpoint.config, layers_at_once)
+    layers = compared_layers(checkpoint.config, only)
+    windows = _windows(checkpoint.config, layers, layers_at_once)
     found: dict[str, list[Check]] = {name: [] for name in manifest.variants}
     with progress(len(windows) * len(found), "comparing with the reference", "graphs") as bar:
         for window in windows:
@@ -84,9 +96,22 @@ def verify(
                     found[name].append(Check("activations", largest_activation, FLOAT16_MAX))
                 bar.update()
     return {
-        name: Verification(_worst(checks), len(windows[0]), onnxruntime.__version__)
+        name: Verification(_worst(checks), len(windows[0]), layers, onnxruntime.__version__)
         for name, checks in found.items()
     }
+
+
+def compared_layers(config: ModelConfig, only: range | None) -> range:
+    """`only`, or all decoder layers when it is None; raises `InputError` when the model does not have them."""
+    count = config.decoder.num_layers
+    if only is None:
+        return range(count)
+    if not 0 <= only.start < only.stop <= count:
+        raise InputError(
+            f"decoder layers {only.start}:{only.stop} cannot be compared: the model has 0:{count}, and a slice has one "
+            "or more of them"
+        )
+    return only
 
 
 def require_parity(verifications: Mapping[str, Verification]) -> None:
@@ -147,10 +172,9 @@ def _worst(checks: Iterable[Check]) -> list[Check]:
     return list(worst.values())
 
 
-def _windows(config: ModelConfig, layers_at_once: int | None) -> list[range]:
+def _windows(config: ModelConfig, layers: range, layers_at_once: int | None) -> list[range]:
     """Neighbouring layers that are compared together: as many as asked for, or as fit in a gigabyte."""
     shapes = expected_tensors(window_config(config, range(1)))
     layer_bytes = 4 * sum(math.prod(shape) for name, shape in shapes.items() if ".layers.0." in name)
     size = layers_at_once or max(1, _WHOLE_BYTES // layer_bytes)
-    count = config.decoder.num_layers
-    return [range(start, min(start + size, count)) for start in range(0, count, size)]
+    return [layers[start : start + size] for start in range(0, len(layers), size)]

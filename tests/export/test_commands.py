@@ -31,8 +31,9 @@ def test_json_is_all_that_stands_on_standard_output(
     golden_tiny: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     arguments = ["export", str(golden_tiny), "-o", str(tmp_path / "out"), "--verify-layers", "2", "--json"]
-    assert main(arguments) == 0
+    assert main([*arguments, "--verify-slice", "0:2"]) == 0
     printed = json.loads(capsys.readouterr().out)
+    assert printed["verification"]["fp32"]["layers"] == [0, 2]
     assert printed["verification"]["fp32"]["layers_at_once"] == 2
     assert printed["verification"]["fp32"]["checks"]["decode"]["largest"] < 1e-4
 
@@ -49,7 +50,8 @@ def test_a_failed_export_exits_1_and_leaves_nothing(
 
 
 @pytest.mark.parametrize(
-    "wrong", [["--precision", "int3"], ["--verify-layers", "0"], ["--verify-layers", "many"]]
+    "wrong",
+    [["--precision", "int3"], ["--verify-layers", "0"], ["--verify-layers", "many"], ["--verify-slice", "2"]],
 )
 def test_wrong_arguments_exit_2(wrong: list[str], tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(SystemExit) as raised:

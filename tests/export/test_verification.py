@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import math
 import shutil
 from dataclasses import replace
@@ -13,10 +14,10 @@ import pytest
 
 from neo_edge.bundle import Bundle
 from neo_edge.checkpoint import Checkpoint
-from neo_edge.errors import ParityError
+from neo_edge.errors import InputError, ParityError
 from neo_edge_export.graph_comparison import Check
 from neo_edge_export.layer_window import cut_decoder
-from neo_edge_export.verification import Verification, require_parity, verify
+from neo_edge_export.verification import Verification, compared_layers, require_parity, verify
 
 KINDS = {"visual tokens", "whole prefill", "chunked prefill", "decode"}
 
@@ -71,10 +72,29 @@ def test_one_damaged_row_of_one_weight_is_found(
         require_parity(found)
 
 
+def test_a_slice_sees_its_own_layers_and_no_others(
+    tiny_bundle: Bundle, tiny: Checkpoint, copied: Path
+) -> None:
+    damage(copied / "fp32", "layers.2.mlp.down_proj.weight")
+    manifest = replace(tiny_bundle.manifest, variants={"fp32": tiny_bundle.variant("fp32")})
+    found = verify(copied, manifest, tiny, layers_at_once=1, only=range(2))
+    require_parity(found)
+    assert found["fp32"].layers == range(2)
+    assert '"layers": [0, 2]' in json.dumps(found["fp32"].to_json())
+    with pytest.raises(ParityError):
+        require_parity(verify(copied, manifest, tiny, only=range(1, 3)))
+
+
+@pytest.mark.parametrize("only", [range(2, 4), range(1, 1), range(-1, 2)])
+def test_a_slice_of_layers_that_are_not_there_is_refused(only: range, tiny: Checkpoint) -> None:
+    with pytest.raises(InputError, match=rf"{only.start}:{only.stop} cannot be compared: the model has 0:3"):
+        compared_layers(tiny.config, only)
+
+
 def test_a_result_that_is_not_a_number_never_passes() -> None:
     assert not Check("decode", math.nan, 1e-4).passed
     with pytest.raises(ParityError, match="fp32: decode nan, allowed"):
-        require_parity({"fp32": Verification([Check("decode", math.nan, 1e-4)], 3, "1.0")})
+        require_parity({"fp32": Verification([Check("decode", math.nan, 1e-4)], 3, range(3), "1.0")})
 
 
 @pytest.mark.parametrize("variant", ["fp32", "fp32-portable"])
