@@ -41,6 +41,9 @@ class TensorEntry:
         Returns:
             float32 or float16 as stored, mapped from the file (read-only, no memory of its own);
             bfloat16 is widened to float32, which is exact.
+
+        Raises:
+            WeightsError: the file is gone, or shorter than it was.
         """
         row_shape = self.shape[1:]
         start, stop, _ = slice(start, stop).indices(self.shape[0] if self.shape else 1)
@@ -48,13 +51,18 @@ class TensorEntry:
         shape = (max(0, stop - start), *row_shape) if self.shape else ()
         if math.prod(shape) == 0:
             return np.zeros(shape, np.float32)
-        mapped = np.memmap(
-            self.file,
-            dtype=_MAPPED_DTYPE[self.dtype],
-            mode="r",
-            offset=self.offset + start * row_items * _ITEM_BYTES[self.dtype],
-            shape=shape,
-        )
+        try:
+            mapped = np.memmap(
+                self.file,
+                dtype=_MAPPED_DTYPE[self.dtype],
+                mode="r",
+                offset=self.offset + start * row_items * _ITEM_BYTES[self.dtype],
+                shape=shape,
+            )
+        except (OSError, ValueError) as error:  # gone, or shorter than its header said
+            raise WeightsError(
+                f"{self.file} changed since its header was read ({error}): fetch it again, and leave it alone meanwhile"
+            ) from error
         if self.dtype == "BF16":
             return _widen(mapped)
         return mapped

@@ -23,7 +23,7 @@ class StreamedTensor(ir.LazyTensor):
     """An initializer whose numbers are read, lowered and converted when they are written."""
 
     def __init__(self, name: str, tensor: LoweredTensor, source: TensorSource, dtype: ir.DataType) -> None:
-        super().__init__(self._whole, dtype, ir.Shape(tensor.shape), name=name)
+        super().__init__(self.whole, dtype, ir.Shape(tensor.shape), name=name)
         self._tensor_name, self._lowered, self._source = name, tensor, source
 
     def tofile(self, file: BinaryIO) -> None:
@@ -40,7 +40,8 @@ class StreamedTensor(ir.LazyTensor):
                     file.write(row.data)
             first += part.shape[-1]
 
-    def _whole(self) -> ir.TensorProtocol:
+    def whole(self) -> ir.TensorProtocol:
+        """The numbers in memory; raises `ExportError` when they do not fit the type."""
         return ir.tensor(self._narrow(materialize(self._lowered, self._source)), name=self._tensor_name)
 
     def _narrow(self, array: npt.NDArray[np.generic]) -> npt.NDArray[np.generic]:
@@ -70,7 +71,9 @@ def save_graph(
         if value.const_value is None:
             assert value.dtype is not None
             assert value.shape == tensors[name].shape, (name, value.shape, tensors[name].shape)
-            value.const_value = StreamedTensor(name, tensors[name], source, value.dtype)
+            tensor = StreamedTensor(name, tensors[name], source, value.dtype)
+            # What goes into the .onnx file itself is read now: an error of ours would come out of `ir.save` wrapped.
+            value.const_value = tensor if _size_bytes(value) > _INLINE_BYTES else tensor.whole()
     ir.save(
         model,
         path,
