@@ -1,0 +1,198 @@
+"""What is in a bundle or a checkpoint, and what it will take, without loading it."""
+
+from __future__ import annotations
+
+import math
+import re
+from collections import Counter
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Literal, get_args
+
+from neo_edge.bundle import open_bundle
+from neo_edge.checkpoint import EMBEDDING, expected_tensors, open_checkpoint
+from neo_edge.config import ModelConfig
+from neo_edge.manifest import MANIFEST_FILE, CacheDtype, Manifest, OpsProfile
+from neo_edge.manifest_fields import JsonValue
+from neo_edge.protocols import get_protocol
+from neo_edge.tokenizer import load_tokenizer
+from neo_edge_runtime.memory_forecast import MemoryForecast, forecast
+from neo_edge_runtime.ort_memory import ort_traits, weight_bytes
+
+DEFAULT_CONTEXT_TOKENS = 4096
+_LAYER_NUMBER = r"\.\d+\."
+_FLOAT_PRECISIONS: dict[str, CacheDtype] = {"fp32": "float32", "fp16": "float16"}
+_ITEM_BYTES = {"float32": 4, "float16": 2}
+
+
+@dataclass(frozen=True)
+class VariantReport:
+    """One variant, or what an export to it would be."""
+
+    precision: str
+    ops: OpsProfile
+    size_bytes: int  # of its files
+    memory: MemoryForecast
+    layer_precision: Mapping[str, JsonValue] = field(default_factory=dict)  # where it differs
+    quality: Mapping[str, JsonValue] = field(default_factory=dict)  # measured at export
+
+
+@dataclass(frozen=True)
+class ModelReport:
+    """A bundle or a checkpoint."""
+
+    kind: Literal["bundle", "checkpoint"]
+    path: str
+    size_bytes: int
+    files: int
+    model: ModelConfig
+    parameters: int
+    special_tokens: Mapping[str, int | tuple[int, ...] | None]
+    tokenizer: bool
+    provenance: Mapping[str, JsonValue]
+    tensor_types: Mapping[str, int]  # of a checkpoint: tensors by stored type
+    layer_precision: Mapping[
+        str, str
+    ]  # of a checkpoint: tensors of another type than most, `*` for every layer
+    context_tokens: int
+    picture_tokens: int  # visual tokens of the largest picture of the `edge` protocol
+    variants: Mapping[str, VariantReport]  # of a checkpoint: what exports would be
+
+    def to_dict(self) -> dict[str, object]:
+        """Plain values, for JSON."""
+        report = asdict(self)
+        for name, variant in self.variants.items():
+            report["variants"][name]["memory"]["total"] = variant.memory.total
+        return report
+
+
+def inspect(path: Path, context_tokens: int = DEFAULT_CONTEXT_TOKENS) -> ModelReport:
+    """Reads the bundle or the checkpoint in a directory; raises as `open_bundle` or `open_checkpoint` does."""
+    if (path / MANIFEST_FILE).is_file():
+        return _inspect_bundle(path, context_tokens)
+    return _inspect_checkpoint(path, context_tokens)
+
+
+def _inspect_bundle(path: Path, context_tokens: int) -> ModelReport:
+    manifest = open_bundle(path).manifest
+    config, tokens = manifest.model, manifest.special_tokens
+    picture_tokens = _picture_tokens(config)
+    variants = {
+        name: VariantReport(
+            precision=variant.precision,
+            ops=variant.ops,
+            size_bytes=_variant_bytes(manifest, name),
+            memory=forecast(
+                ort_traits(
+                    config,
+                    variant.ops,
+                    cache_dtype=variant.cache_dtype,
+                    embedding_dtype=variant.token_embedding.dtype,
+                ),
+                weights=weight_bytes(manifest, variant),
+                context_tokens=context_tokens,
+                picture_tokens=picture_tokens,
+            ),
+            layer_precision=dict(variant.layer_precision),
+            quality=dict(variant.quality),
+        )
+        for name, variant in manifest.variants.items()
+    }
+    return ModelReport(
+        kind="bundle",
+        path=str(path),
+        size_bytes=sum(entry.size_bytes for entry in manifest.files.values()),
+        files=len(manifest.files),
+        model=config,
+        parameters=_parameters(config),
+        special_tokens={} if tokens is None else asdict(tokens),
+        tokenizer=manifest.tokenizer,
+        provenance={
+            "producer": f"{manifest.producer.name} {manifest.producer.version}",
+            "schema_version": manifest.schema_version,
+            **manifest.provenance,
+        },
+        tensor_types={},
+        layer_precision={},
+        context_tokens=context_tokens,
+        picture_tokens=picture_tokens,
+        variants=variants,
+    )
+
+
+def _inspect_checkpoint(path: Path, context_tokens: int) -> ModelReport:
+    checkpoint = open_checkpoint(path)
+    config, picture_tokens = checkpoint.config, _picture_tokens(checkpoint.config)
+    types = Counter(entry.dtype for entry in checkpoint.tensors.values())
+    usual = types.most_common(1)[0][0]
+    profiles: tuple[OpsProfile, ...] = get_args(OpsProfile)
+    variants = {
+        precision if ops == "modern" else f"{precision}-{ops}": _export_report(
+            config, precision, ops, context_tokens, picture_tokens
+        )
+        for precision in _FLOAT_PRECISIONS
+        for ops in profiles
+    }
+    return ModelReport(
+        kind="checkpoint",
+        path=str(path),
+        size_bytes=sum(entry.size_bytes for entry in checkpoint.tensors.values()),
+        files=len({entry.file for entry in checkpoint.tensors.values()}),
+        model=config,
+        parameters=_parameters(config),
+        special_tokens={
+            "img_context": config.img_context_token_id,
+            "img_start": config.img_start_token_id,
+            "img_end": config.img_end_token_id,
+            "eos": config.eos_token_id,
+        },
+        tokenizer=load_tokenizer(path) is not None,
+        provenance={},
+        tensor_types=dict(types),
+        layer_precision={
+            re.sub(_LAYER_NUMBER, ".*.", name): entry.dtype
+            for name, entry in checkpoint.tensors.items()
+            if entry.dtype != usual
+        },
+        context_tokens=context_tokens,
+        picture_tokens=picture_tokens,
+        variants=variants,
+    )
+
+
+def _export_report(
+    config: ModelConfig, precision: str, ops: OpsProfile, context_tokens: int, picture_tokens: int
+) -> VariantReport:
+    """What an export would give, its few float32 tensors in float16 variants left out."""
+    dtype = _FLOAT_PRECISIONS[precision]
+    shapes = expected_tensors(config)
+    table = math.prod(shapes[EMBEDDING])
+    # A graph holds the head, tied or not; the embedding stays on the host.
+    in_graphs = _parameters(config) - (0 if config.decoder.tie_word_embeddings else table)
+    return VariantReport(
+        precision=precision,
+        ops=ops,
+        size_bytes=(in_graphs + table) * _ITEM_BYTES[dtype],
+        memory=forecast(
+            ort_traits(config, ops, cache_dtype=dtype, embedding_dtype=dtype),
+            weights=in_graphs * _ITEM_BYTES[dtype],
+            context_tokens=context_tokens,
+            picture_tokens=picture_tokens,
+        ),
+    )
+
+
+def _parameters(config: ModelConfig) -> int:
+    return sum(map(math.prod, expected_tensors(config).values()))
+
+
+def _picture_tokens(config: ModelConfig) -> int:
+    _, max_pixels = get_protocol("edge").pixel_limits(config.vision)
+    return max(1, max_pixels // config.vision.token_size**2)
+
+
+def _variant_bytes(manifest: Manifest, name: str) -> int:
+    variant = manifest.variants[name]
+    table = manifest.files[variant.token_embedding.file].size_bytes
+    return weight_bytes(manifest, variant) + table
