@@ -128,6 +128,7 @@ class _Schedule:
         self._waiting = deque(range(len(answers)))
         self._running: dict[BatchRow, int] = {}
         self._started = 0.0
+        self._waits_for_memory = False
 
     def run(self) -> Iterator[BatchPiece]:
         self._started = time.perf_counter()
@@ -142,10 +143,11 @@ class _Schedule:
                 answer.request.session.close()
 
     def _start_waiting(self) -> Iterator[BatchPiece]:
-        while self._waiting and len(self._running) < self._batch_size:
+        while self._waiting and len(self._running) < self._batch_size and not self._waits_for_memory:
             number = self._waiting[0]
             answer = self._answers[number]
             if not (answer.cancelled.is_set() or self._fits(answer)):
+                self._waits_for_memory = True
                 return
             self._waiting.popleft()
             text = answer.begin(waited_s=time.perf_counter() - self._started)
@@ -155,7 +157,7 @@ class _Schedule:
             yield from self._piece(number, text)
 
     def _fits(self, answer: Answer) -> bool:
-        """Whether there is memory now; while there is none it waits for a row to end, if there is one."""
+        """Whether there is memory now; if there is none, it waits until one of the running rows has ended."""
         request = answer.request
         need = self._batch.need(len(request.input_ids)) + encoding_need(request.backend, request.images)
         try:
@@ -202,6 +204,7 @@ class _Schedule:
     def _drop(self, row: BatchRow) -> None:
         del self._running[row]
         self._batch.leave(row)
+        self._waits_for_memory = False
         self._batch.expect(len(self._running) + len(self._waiting))
 
     def _piece(self, number: int, text: str) -> Iterator[BatchPiece]:
