@@ -30,7 +30,7 @@ PATCH = 16  # pixels
 POOL = 384  # samples that are sorted by length together
 COLOUR_NAMES = tuple(COLOURS)
 _KIND = rf"(?:(?P<colour>{'|'.join(COLOURS)}) )?(?:(?P<shape>{'|'.join(SHAPES)})|object)s?"
-NAME = re.compile(rf"\b(?P<name>{_KIND})\b(?:</ref>(?:<box>)?|, )?")
+NAME = re.compile(rf"\b(?P<name>{_KIND})\b(?:</ref>(?:<box>(?:\[\[[\d, ]*)?)?|, )?")
 MIN_COVER = 0.12  # part of a visual token that a thing must cover to be what the token shows
 ANSWER_WEIGHT, BRACKET_WEIGHT, COORDINATE_WEIGHT = 3.0, 2.0, 0.5  # of tokens; any other step's is 1
 SYSTEM_SHARE = 0.15  # of the samples that carry upstream's system prompt
@@ -200,7 +200,7 @@ def seen_in(grid: PatchGrid, regions: Sequence[Region]) -> npt.NDArray[np.int64]
 
 
 def named_in(texts: Sequence[str]) -> npt.NDArray[np.int64]:
-    """The colour and shape (0: not said) that the last token of a name, and the tags behind it, are about."""
+    """Colour and shape (0: not said) that a name, from its last token to the end of its first box, is about."""
     named = np.zeros((len(texts), 2), np.int64)
     token_of = np.repeat(np.arange(len(texts)), [len(text) for text in texts])
     for found in NAME.finditer("".join(texts)):

@@ -45,7 +45,7 @@ class Recipe:
     seed: str = "train"  # of scenes and of the first weights
     families: tuple[str, ...] = tuple(FAMILIES)
     tokens_per_batch: int = 6144  # padded tokens
-    learning_rate: float = 2e-3
+    learning_rate: float = 3e-3
     warmup_steps: int = 200
     decay_share: float = 0.3  # last part of the time, in which the rate falls to a fiftieth
     weight_decay: float = 0.02

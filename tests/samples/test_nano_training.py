@@ -136,27 +136,13 @@ def test_each_visual_token_is_told_what_it_shows() -> None:
     assert seen[3, 3, 2:].tolist() == [70, 60, 90, 100]
 
 
-def test_the_last_word_of_a_name_and_the_tags_behind_it_are_about_the_whole_name() -> None:
-    text = [
-        "a ",
-        "red",
-        " ba",
-        "ll",
-        ". <ref>",
-        "blue",
-        " objects",
-        "</ref>",
-        "<box>",
-        "[[",
-        "cube",
-        "s",
-        "</ref>",
-    ]
+def test_the_last_word_of_a_name_and_what_stands_for_its_first_box_are_about_the_whole_name() -> None:
+    text = "a |red| ba|ll|. <ref>|blue| objects|</ref>|<box>|[[|10|],| [|cube|s|</ref>".split("|")
     red, blue = COLOUR_NAMES.index("red") + 1, COLOUR_NAMES.index("blue") + 1
     ball, cube = SHAPES.index("ball") + 1, SHAPES.index("cube") + 1
     named = {index: tuple(about) for index, about in enumerate(named_in(text).tolist()) if any(about)}
-    about_blue = dict.fromkeys((6, 7, 8), (blue, 0))
-    assert named == {3: (red, ball), **about_blue, 11: (0, cube), 12: (0, cube)}
+    about_blue = dict.fromkeys((6, 7, 8, 9, 10), (blue, 0))
+    assert named == {3: (red, ball), **about_blue, 14: (0, cube), 15: (0, cube)}
 
 
 def test_a_thing_that_barely_touches_a_token_is_not_what_it_shows() -> None:
