@@ -75,6 +75,26 @@ def test_golden_files_are_met_under_onnxruntime_1_23(tiny_bundle: Path) -> None:
     assert all(variant["passed"] for variant in variants.values())
 
 
+@pytest.mark.skipif(not FOLDER, reason="NEO_EDGE_ORT_123 names no folder with onnxruntime 1.23.2")
+def test_prompts_are_answered_together_as_alone_under_onnxruntime_1_23(
+    tiny_bundle: Path, tmp_path: Path
+) -> None:
+    file = tmp_path / "prompts.jsonl"
+    prompts = [
+        {"prompt": list(range(size)), "options": {"max_new_tokens": 20 - size}} for size in range(3, 15, 2)
+    ]
+    file.write_text("\n".join(map(json.dumps, prompts)), encoding="utf-8")
+    code = "import sys; from neo_edge.cli import main; sys.exit(main(sys.argv[1:]))"
+    for variant in ("fp32-portable", "fp16-portable"):
+        found = []
+        for batch_size in ("1", "4"):
+            arguments = ["--variant", variant, "--threads", "1", "--batch-size", batch_size]
+            printed = call(code, ["batch", str(tiny_bundle), str(file), *arguments], [str(FOLDER)])
+            found.append([json.loads(line)["token_ids"] for line in printed.splitlines()])
+        assert found[0] == found[1]
+        assert [len(token_ids) for token_ids in found[0]] == [17, 15, 13, 11, 9, 7]
+
+
 def ask(bundle: Path, folders: list[str]) -> list[object]:
     answer: list[object] = json.loads(call(_ASK, [str(bundle)], folders).splitlines()[-1])
     return answer
