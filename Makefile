@@ -12,6 +12,7 @@ OPTIMUM := $(VENV)/optimum-2.3
 INPUTS := pyproject.toml constraints.txt
 TEST_ENVIRONMENT = OMP_NUM_THREADS=1 NEO_EDGE_ORT_123=$(CURDIR)/$(ORT_123) NEO_EDGE_OPTIMUM=$(CURDIR)/$(OPTIMUM)
 
+EVIDENCE := goldens batch_equality batch_cost cpu_speed bundle_speed step_overhead export_scale full_2b nano_accuracy
 .PHONY: setup demo test coverage check evidence bench clean
 
 setup: $(DEV_READY)
@@ -35,16 +36,16 @@ check: $(DEV_READY)
 
 # All of them run, also behind one that missed; docs/benchmarks.md says what each prints.
 evidence: $(DEV_READY)
-	@missed=; for script in goldens batch_equality batch_cost cpu_speed step_overhead nano_accuracy; do \
+	@missed=; for script in $(EVIDENCE); do \
 	  echo "== $$script"; $(BIN)/python tests/evidence/$$script.py || missed="$$missed $$script"; \
 	done; [ -z "$$missed" ] || { echo "missed:$$missed"; exit 1; }
 
 bench: $(DEV_READY)
-	$(BIN)/python tests/evidence/cpu_speed.py
-	$(BIN)/python tests/evidence/step_overhead.py
+	$(BIN)/python tests/evidence/write_benchmarks.py $(EVIDENCE)
 
 clean:
 	rm -rf build dist out .coverage .hypothesis .mypy_cache .pytest_cache .ruff_cache
+# The same, written into docs/benchmarks.md; EVIDENCE="cpu_speed full_2b" runs only those.
 
 $(BIN)/python:
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || \

@@ -71,8 +71,8 @@ def export_bundle(
             model=checkpoint.config,
             special_tokens=tokens,
             tokenizer=tokenizer is not None,
-            variants=write_variants(checkpoint, writer.directory, options),
             provenance=_provenance(checkpoint),
+            variants=write_variants(checkpoint, writer.directory, options),
         )
         verifications = verify(
             writer.directory,

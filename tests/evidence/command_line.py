@@ -9,13 +9,12 @@ from typing import Any
 
 
 def neo_edge(*arguments: object) -> None:
-    """Runs a verb, which prints for itself.
+    """Runs a verb that makes something; what it prints goes to standard error, where it is no evidence.
 
     Raises:
         subprocess.CalledProcessError: its exit status is not 0.
     """
-    sys.stdout.flush()
-    subprocess.run(_command(arguments), check=True)
+    subprocess.run(command(*arguments), stdout=sys.stderr, check=True)
 
 
 def neo_edge_json(*arguments: object) -> dict[str, Any]:
@@ -24,12 +23,13 @@ def neo_edge_json(*arguments: object) -> dict[str, Any]:
     Raises:
         subprocess.CalledProcessError: it prints nothing; what it says on standard error is why.
     """
-    done = subprocess.run(_command([*arguments, "--json"]), stdout=subprocess.PIPE, text=True, check=False)
+    done = subprocess.run(command(*arguments, "--json"), stdout=subprocess.PIPE, text=True, check=False)
     if not done.stdout:
         done.check_returncode()
     found: dict[str, Any] = json.loads(done.stdout)
     return found
 
 
-def _command(arguments: tuple[object, ...] | list[object]) -> list[str]:
+def command(*arguments: object) -> list[str]:
+    """The command line of a verb."""
     return [sys.executable, "-m", "neo_edge.cli", *map(str, arguments)]
