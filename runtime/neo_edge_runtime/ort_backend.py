@@ -139,7 +139,7 @@ def runnable_variants(bundle: Bundle) -> list[str]:
         BackendError: there is none.
         MissingExtraError: onnxruntime is not installed.
     """
-    modern = _version(require("onnxruntime", extra="cpu")) >= MODERN_ORT
+    modern = ort_version(require("onnxruntime", extra="cpu")) >= MODERN_ORT
     variants = bundle.manifest.variants
     names = [name for name, variant in variants.items() if modern or variant.ops == "portable"]
     if not names:
@@ -151,7 +151,7 @@ def runnable_variants(bundle: Bundle) -> list[str]:
 
 
 def _require_version(ort: ModuleType, name: str, variant: Variant) -> None:
-    if variant.ops == "modern" and _version(ort) < MODERN_ORT:
+    if variant.ops == "modern" and ort_version(ort) < MODERN_ORT:
         raise BackendError(
             f"variant {name!r} is of the modern profile and needs onnxruntime >= {_dotted(MODERN_ORT)}; "
             f"{ort.__version__} is installed: upgrade it, or use a portable variant (neo-edge export --ops portable)"
@@ -185,7 +185,7 @@ def _closed() -> SessionClosedError:
     return SessionClosedError("the model is closed: load the bundle again")
 
 
-def _version(ort: ModuleType) -> tuple[int, int]:
+def ort_version(ort: ModuleType) -> tuple[int, int]:
     major, minor = [*str(ort.__version__).split("."), "0"][:2]
     return int(major), int(minor)
 
