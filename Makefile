@@ -7,13 +7,14 @@ PIP := $(BIN)/python -m pip install --disable-pip-version-check -c constraints.t
 # A stamp says that an installation is whole; it is made again when the requirements change.
 DEMO_READY := $(VENV)/.ready-demo
 DEV_READY := $(VENV)/.ready-dev
+DOCS_READY := $(VENV)/.ready-docs
 ORT_123 := $(VENV)/ort-1.23
 OPTIMUM := $(VENV)/optimum-2.3
 INPUTS := pyproject.toml constraints.txt
 TEST_ENVIRONMENT = OMP_NUM_THREADS=1 NEO_EDGE_ORT_123=$(CURDIR)/$(ORT_123) NEO_EDGE_OPTIMUM=$(CURDIR)/$(OPTIMUM)
 
 EVIDENCE := goldens batch_equality batch_cost cpu_speed bundle_speed step_overhead export_scale full_2b nano_accuracy
-.PHONY: setup demo test coverage check evidence bench clean
+.PHONY: setup demo test coverage check docs evidence bench clean
 
 setup: $(DEV_READY)
 
@@ -33,6 +34,11 @@ check: $(DEV_READY)
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 	$(BIN)/pyright
+
+# A warning ends it. The pages are docs/*.md, the reference is from the docstrings.
+docs: $(DOCS_READY)
+	$(BIN)/sphinx-build --fail-on-warning --keep-going --quiet -c docs/sphinx docs build/docs
+	@echo "wrote build/docs/index.html"
 
 # All of them run, also behind one that missed; docs/benchmarks.md says what each prints.
 evidence: $(DEV_READY)
@@ -58,6 +64,10 @@ $(DEMO_READY): $(INPUTS) | $(BIN)/python
 
 $(DEV_READY): $(INPUTS) | $(BIN)/python
 	$(PIP) -e ".[dev]"
+	touch $@
+
+$(DOCS_READY): $(DEV_READY)
+	$(PIP) -e ".[dev,docs]"
 	touch $@
 
 # The newest ONNX Runtime for Python 3.10, which JetPack 6 has; it has no wheel for Python 3.14.
