@@ -12,8 +12,8 @@ ORT_123 := $(VENV)/ort-1.23
 OPTIMUM := $(VENV)/optimum-2.3
 INPUTS := pyproject.toml constraints.txt
 TEST_ENVIRONMENT = OMP_NUM_THREADS=1 NEO_EDGE_ORT_123=$(CURDIR)/$(ORT_123) NEO_EDGE_OPTIMUM=$(CURDIR)/$(OPTIMUM)
+EVIDENCE := goldens batch_equality batch_cost cpu_speed bundle_speed step_overhead export_scale full_2b nano_accuracy fuzz
 
-EVIDENCE := goldens batch_equality batch_cost cpu_speed bundle_speed step_overhead export_scale full_2b nano_accuracy
 .PHONY: setup demo test coverage check docs evidence bench clean
 
 setup: $(DEV_READY)
@@ -46,12 +46,12 @@ evidence: $(DEV_READY)
 	  echo "== $$script"; $(BIN)/python tests/evidence/$$script.py || missed="$$missed $$script"; \
 	done; [ -z "$$missed" ] || { echo "missed:$$missed"; exit 1; }
 
+# The same, written into docs/benchmarks.md; EVIDENCE="cpu_speed full_2b" runs only those.
 bench: $(DEV_READY)
 	$(BIN)/python tests/evidence/write_benchmarks.py $(EVIDENCE)
 
 clean:
 	rm -rf build dist out .coverage .hypothesis .mypy_cache .pytest_cache .ruff_cache
-# The same, written into docs/benchmarks.md; EVIDENCE="cpu_speed full_2b" runs only those.
 
 $(BIN)/python:
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || \
