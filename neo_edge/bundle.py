@@ -22,7 +22,7 @@ _MAX_MANIFEST_BYTES = 64 << 20
 class Bundle:
     """A bundle whose manifest is sound and whose files are there."""
 
-    root: Path
+    root: Path  # its directory, as it was given
     manifest: Manifest
 
     def path(self, relative: str) -> Path:

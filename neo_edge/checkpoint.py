@@ -37,14 +37,14 @@ class Checkpoint:
 
     directory: Path
     config: ModelConfig
-    tensors: dict[str, TensorEntry]
+    tensors: dict[str, TensorEntry]  # by upstream's names, in the order of the model
 
     def iter_names(self) -> Iterator[str]:
         """Names of all tensors, in the order of the model."""
         return iter(self.tensors)
 
     def read(self, name: str) -> FloatArray:
-        """One tensor: float32 or float16 as stored and mapped from the file; bfloat16 widened to float32.
+        """One tensor in its stored shape: float32 or float16 mapped from the file; bfloat16 widened to float32.
 
         Raises:
             WeightsError: there is no tensor of that name.

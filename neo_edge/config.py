@@ -81,7 +81,7 @@ class DecoderConfig:
     num_heads: int  # query heads
     num_kv_heads: int  # key and value heads
     head_dim: int  # d: width of a value head; queries and keys are 2d wide
-    rms_norm_eps: float
+    rms_norm_eps: float  # added to the mean square
     rope_theta: float  # base for T
     rope_theta_hw: float  # base for H and W
     max_positions: int  # `max_position_embeddings`: the largest t the model was made for

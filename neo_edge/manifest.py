@@ -30,8 +30,8 @@ _ITEM_BYTES = {"float32": 4, "float16": 2}
 class Producer:
     """The program that wrote the bundle."""
 
-    name: str
-    version: str
+    name: str  # neo_edge, or your own program
+    version: str  # its release
 
 
 @dataclass(frozen=True)
@@ -46,8 +46,8 @@ class FileEntry:
 class TokenEmbedding:
     """The embedding table that the host looks tokens up in: raw, row-major, little-endian."""
 
-    file: str
-    dtype: CacheDtype
+    file: str  # relative to the bundle, with forward slashes
+    dtype: CacheDtype  # also of `inputs_embeds` and visual tokens
     shape: tuple[int, int]  # [vocab, hidden]
 
     @property
@@ -61,12 +61,12 @@ class Variant:
     """One set of graphs; paths are relative to the bundle, with forward slashes."""
 
     precision: str  # fp32, fp16, ...
-    ops: OpsProfile
+    ops: OpsProfile  # modern: caches are updated in the graph; portable: by the host
     opset: int  # of the ai.onnx domain
-    vision: str
-    decoder: str
+    vision: str  # graph: patches to visual tokens
+    decoder: str  # graph: embeddings and caches to logits
     token_embedding: TokenEmbedding
-    cache_dtype: CacheDtype
+    cache_dtype: CacheDtype  # of key and value caches
     quality: Mapping[str, JsonValue] = field(default_factory=dict)  # measured when it was made
     layer_precision: Mapping[str, JsonValue] = field(
         default_factory=dict
@@ -86,9 +86,9 @@ class Manifest:
     model: ModelConfig
     special_tokens: SpecialTokens | None  # None: no tokenizer and no ids in config.json
     tokenizer: bool  # False: prompts must be token ids
-    variants: Mapping[str, Variant]
-    provenance: Mapping[str, JsonValue] = field(default_factory=dict)
-    files: Mapping[str, FileEntry] = field(default_factory=dict)  # filled in by the writer
+    variants: Mapping[str, Variant]  # by name, such as fp16-portable
+    provenance: Mapping[str, JsonValue] = field(default_factory=dict)  # checkpoint and packages it came from
+    files: Mapping[str, FileEntry] = field(default_factory=dict)  # by path; filled in by the writer
     schema_version: int = SCHEMA_VERSION
 
     def to_json(self) -> str:

@@ -29,9 +29,9 @@ class InferenceProtocol:
     system_prompt: str  # empty: the system block is left out
     min_pixels: int | None  # None: the checkpoint's
     max_pixels: int | None  # None: the checkpoint's
-    sampling: SamplingOptions
-    multi_image_style: MultiImageStyle
-    video_style: VideoStyle
+    sampling: SamplingOptions  # unless a call brings its own
+    multi_image_style: MultiImageStyle  # of images that the text has no place for
+    video_style: VideoStyle  # of frames and their times
     max_visual_tokens: int | None = None  # a ceiling for each image, beside max_pixels
 
     def pixel_limits(self, vision: VisionConfig) -> tuple[int, int]:

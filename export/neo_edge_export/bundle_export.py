@@ -40,8 +40,8 @@ COPIED_FILES = (CHAT_TEMPLATE_FILE, "generation_config.json", "preprocessor_conf
 class ExportOptions:
     """What to write."""
 
-    precisions: Sequence[Precision] = ("fp32",)
-    ops: Sequence[OpsProfile] = ("modern",)
+    precisions: Sequence[Precision] = ("fp32",)  # of weights and caches
+    ops: Sequence[OpsProfile] = ("modern",)  # with each precision; a pair makes a variant
     overwrite: bool = False  # replace a bundle that is there
     verify_layers: int | None = None  # decoder layers compared at a time; None: as many as fit in a gigabyte
     verify_slice: range | None = None  # the only decoder layers compared, where time is short; None: all
@@ -51,6 +51,11 @@ def export_bundle(
     checkpoint_directory: Path, target: Path, options: ExportOptions
 ) -> dict[str, Verification]:
     """Writes a bundle and gives what comparing it with the reference found, by variant.
+
+    Args:
+        checkpoint_directory: config.json, safetensors and tokenizer files; see `resolve_checkpoint` for names.
+        target: the directory that the bundle shall be.
+        options: variants, and whether a bundle that is there may be replaced.
 
     Raises:
         CheckpointError: the checkpoint cannot be read.

@@ -24,7 +24,7 @@ class Request:
     """
 
     prompt: str | Sequence[int] | npt.NDArray[np.integer]  # a question, or token ids [S]
-    images: Sequence[ImageSource] = ()
+    images: Sequence[ImageSource] = ()  # in the order of their places
     frames: Sequence[Frame] | None = None  # of a video, instead of images
     video_duration_s: float | None = None  # seconds; with fps
     fps: float | None = None  # frames per second at which the frames were taken

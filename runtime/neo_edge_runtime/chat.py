@@ -126,7 +126,7 @@ class Chat:
         del self._turns[-turns:], self._ids[turn.ids :]
 
     def fork(self) -> Chat:
-        """A second conversation with the same past; costs a copy of the cache (see `Session.fork`)."""
+        """A second conversation with the same past; costs a copy of the cache, and raises as `Session.fork`."""
         self._settle()
         other = Chat(self._backend, self._session.fork(), self._prompts, system=self._system)
         other._ids, other._turns = list(self._ids), list(self._turns)

@@ -6,7 +6,11 @@ from dataclasses import asdict, dataclass
 from typing import Literal
 
 StopReason = Literal["eos", "stop_string", "max_tokens", "cancelled", "context_full"]
-"""`eos`: the model ended its answer. `context_full`: no further token fits the context or the memory."""
+"""What ended an answer.
+
+`eos`: the model did. `stop_string`: one of the options' `stop` came. `max_tokens`: the options' limit was reached.
+`cancelled`: the caller asked for it. `context_full`: no further token fits the context or the memory.
+"""
 
 
 @dataclass(frozen=True)
@@ -30,8 +34,8 @@ class Completion:
 
     text: str  # without the stop string; empty when the bundle has no tokenizer
     token_ids: tuple[int, ...]  # all chosen tokens but the end-of-text token
-    stop_reason: StopReason
-    usage: Usage
+    stop_reason: StopReason  # what ended it
+    usage: Usage  # what it cost
 
     def to_dict(self) -> dict[str, object]:
         """Plain values, for JSON."""

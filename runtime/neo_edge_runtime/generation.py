@@ -22,7 +22,8 @@ class Stream:
     """An answer as it is made: iterate it for pieces of text, each of whole characters.
 
     Work happens in the iterating thread, while it waits for the next piece; `cancel` may come from any thread.
-    Leaving a `with` block, or dropping the stream, is cancelling.
+    Leaving a `with` block, or dropping the stream, is cancelling. Iterating raises `BackendError` when a run fails, and
+    `SessionClosedError` when a logit is not finite or the model was closed meanwhile.
     """
 
     def __init__(self, request: PreparedRequest, on_end: Callable[[Sequence[int], bool], None]) -> None:

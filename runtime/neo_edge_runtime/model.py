@@ -224,11 +224,19 @@ class Model:
         return BatchStream(prepared, names, batch, batch_size)
 
     def chat(self, system: str | None = None) -> Chat:
-        """A conversation that keeps its cache; `system` None is the protocol's system prompt."""
+        """A conversation that keeps its cache; `system` None is the protocol's system prompt.
+
+        Raises:
+            SessionClosedError: the model is closed.
+        """
         return Chat(self._backend, self.session(), self._prompts, system=system)
 
     def session(self) -> Session:
-        """An empty session, for those who feed token ids themselves; within this model's limits."""
+        """An empty session, for those who feed token ids themselves; within this model's limits.
+
+        Raises:
+            SessionClosedError: the model is closed.
+        """
         if self._closed:
             raise SessionClosedError("the model is closed: load the bundle again")
         return Session(

@@ -32,9 +32,9 @@ class CaseParity:
 
     positions: float  # t, h, w of the prompt and of decoded tokens; must be 0
     pixels: float  # preprocessing against the stored pixel values; 0 when the pictures are not stored
-    visual_tokens: float
+    visual_tokens: float  # the vision graph's output
     prefill_logits: float  # every position
-    decode_logits: float
+    decode_logits: float  # of tokens fed one by one
     after_rewind: float  # the prompt's second half and the decoding, once more
     after_fork: (
         float  # decoding in a fork while the original decodes something else, and then in the original
@@ -61,6 +61,10 @@ def replay(
         tokens: the bundle's special ids.
         golden: what upstream's code computed.
         chunked: prefill in chunks of `CHUNK_TOKENS` and not at once.
+
+    Raises:
+        InputError: the bundle's shapes are not the golden file's; it is of another checkpoint.
+        NeoEdgeError: what `Session` and the backend raise.
     """
     piece = layout(golden.input_ids, golden.grids, tokens)
     size = len(golden.input_ids)

@@ -156,7 +156,7 @@ class Session:
 
         Raises:
             ContextOverflowError, MemoryBudgetError, InputError: nothing has changed.
-            SessionClosedError: as `prefill`.
+            SessionClosedError, BackendError: as `prefill`.
         """
         state = self._state
         if self._closed or state is None:
