@@ -66,7 +66,7 @@ def exit_status(work: Callable[[], int]) -> int:
         try:
             status = work()
         finally:  # also behind --help, which leaves by SystemExit
-            sys.stdout.flush()
+            _flush_output()
     except MissingExtraError as error:
         return _fail(error, 2)
     except NeoEdgeError as error:
@@ -75,8 +75,6 @@ def exit_status(work: Callable[[], int]) -> int:
         print("interrupted", file=sys.stderr)
         return _INTERRUPTED
     except BrokenPipeError:
-        # The interpreter flushes standard output once more on exit.
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return _CLOSED_PIPE
     except OSError as error:
         return _fail(error, 1)
@@ -114,6 +112,7 @@ def build_parser(commands: Mapping[str, Command]) -> argparse.ArgumentParser:
             formatter_class=_HelpFormatter,
         )
         command.add_arguments(verb)
+        verb.set_defaults(verb_parser=verb)
     return parser
 
 
@@ -121,7 +120,9 @@ def _dispatch(argv: list[str], loaders: Mapping[str, Callable[[], Command]]) -> 
     # Loading only the verb that was asked for keeps the start quick.
     asked = argv[:1] if argv and argv[0] in loaders else sorted(loaders)
     commands = {name: loaders[name]() for name in asked}
-    args = build_parser(commands).parse_args(argv)
+    args, unknown = build_parser(commands).parse_known_args(argv)
+    if unknown:  # argparse itself would show the usage of the whole program
+        args.verb_parser.error(f"unrecognized arguments: {' '.join(unknown)}")
     return commands[args.verb].run(args)
 
 
@@ -156,6 +157,17 @@ class _BrokenCommand:
             f"the verb {self._entry.name!r} cannot be loaded from {self._entry.value} ({self._error}): "
             "install neo-edge again"
         ) from self._error
+
+
+def _flush_output() -> None:
+    if sys.stdout is None:  # closed before the program started
+        return
+    try:
+        sys.stdout.flush()
+    except OSError:
+        # The interpreter flushes once more on exit, and would complain.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        raise
 
 
 def _fail(error: Exception, status: int) -> int:

@@ -10,18 +10,18 @@ from neo_edge.extras import require
 SHELLS = ("bash", "zsh", "fish")
 
 _EXAMPLES = """\
-the line for your shell, once; new shells then complete:
-  bash  neo-edge completion bash > ~/.local/share/bash-completion/completions/neo-edge
-  zsh   neo-edge completion zsh > ~/.zfunc/_neo-edge   (a folder in your $fpath)
+Run the line of your shell once; new shells then complete:
+  bash  neo-edge completion bash >> ~/.bash_completion
+  zsh   neo-edge completion zsh > ~/.zfunc/_neo-edge   # a folder in your $fpath
   fish  neo-edge completion fish > ~/.config/fish/completions/neo-edge.fish
-After installing another package that brings verbs, write it again.
+Run it again when another package has brought verbs.
 """
 
 
 class CompletionCommand:
     """Prints a shell's completion script; it runs no Python when it completes."""
 
-    summary = "print the script that lets bash, zsh or fish complete neo-edge"
+    summary = "print a script that lets the shell complete neo-edge"
 
     def add_arguments(self, parser: argparse.ArgumentParser) -> None:
         """Declares the shell."""

@@ -16,7 +16,7 @@ examples:
   neo-edge make-checkpoint --preset tiny -o tiny-checkpoint
   neo-edge make-checkpoint --preset 9b --layers 4 -o slice-of-9b
 
-The weights are random, so its answers mean nothing: it is for timing, memory and tests.
+The weights are random, so its answers mean nothing: it is to measure with.
 No tokenizer comes with it: ask its bundle with `neo-edge run --token-ids`.
 """
 

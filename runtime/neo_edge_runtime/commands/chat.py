@@ -42,19 +42,19 @@ A question costs its own tokens only: what was said before stays in the cache.
 
 in the chat:
 {command_list()}
-Ctrl-C stops an answer and keeps the chat. A question that starts with a slash is
-typed with two.
+Ctrl-C stops an answer and keeps the chat. A question that starts with a slash
+is typed with two.
 
 examples:
   neo-edge chat my.bundle --image table.jpg
-  neo-edge chat my.bundle < questions.txt    one a line; the first error ends it
+  neo-edge chat my.bundle < questions.txt   one a line; an error ends it
 """
 
 
 class ChatCommand:
     """Talks with a bundle."""
 
-    summary = "talk with a bundle about pictures, question by question"
+    summary = "talk with a bundle about pictures"
 
     def add_arguments(self, parser: argparse.ArgumentParser) -> None:
         """Declares the arguments."""

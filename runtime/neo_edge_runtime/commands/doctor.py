@@ -28,14 +28,14 @@ _UNASKED = ("dev", "docs")  # extras that only this repository itself needs
 class DoctorCommand:
     """Describes the installation and the machine."""
 
-    summary = "print what a bug report needs: versions, machine, what works and what does not"
+    summary = "print what a bug report needs, and what works here"
 
     def add_arguments(self, parser: argparse.ArgumentParser) -> None:
         """Declares the form of the report."""
         parser.add_argument("--json", action="store_true", help="print the result as JSON")
         parser.epilog = (
-            "Paste all of it into the report; it names no files, hosts or users. The status is 0\n"
-            "whatever was found: a script asks --json for `findings`."
+            "Paste all of it into the report; it names no files, hosts or users.\n"
+            "The status is 0 whatever was found: scripts look at `findings` in --json."
         )
 
     def run(self, args: argparse.Namespace) -> int:

@@ -29,7 +29,7 @@ weights, and the worst moment of one session whose context is full.
 class InspectCommand:
     """Describes a bundle or a checkpoint."""
 
-    summary = "show what is in a bundle or a checkpoint, and the memory it takes"
+    summary = "show what a bundle or a checkpoint holds and takes"
 
     def add_arguments(self, parser: argparse.ArgumentParser) -> None:
         """Declares what to look at."""
