@@ -97,8 +97,8 @@ def test_nearest_is_the_thing_with_the_smallest_written_distance() -> None:
     for index in range(40):
         question = make_question("nearest", 2, index)
         rows = question.response.splitlines()[1:-1]
-        distances = {row.split("</ref>")[0].removeprefix("<ref>"): int(row.rsplit(" ", 1)[1]) for row in rows}
-        assert min(distances, key=lambda name: distances[name]) == question.answer
+        distances = dict(row.split("</box> ")[1].rsplit(" ", 1) for row in rows)
+        assert min(distances, key=lambda name: int(distances[name])) == question.answer
 
 
 def test_counts_equal_the_boxes_that_are_listed() -> None:

@@ -121,7 +121,7 @@ def nearest(rng: Random) -> Question:
     diagonal = math.hypot(scene.width, scene.height)
     left_to_right = sorted(others, key=lambda other: (other.place.left, other.place.top))
     steps = grounded(target.name, scene, target) + "".join(
-        f"\n{grounded(other.name, scene, other)} {round(100 * target.place.distance(other.place) / diagonal)}"
+        f"\n{boxes(scene, [other])} {other.name} {round(100 * target.place.distance(other.place) / diagonal)}"
         for other in left_to_right
     )
     return _question("nearest", rng, scene, prompt, others[0].name, answered(steps, others[0].name))
