@@ -37,13 +37,13 @@ def test_a_script_without_a_place_gets_one_at_the_end() -> None:
 
 
 def test_a_section_names_command_date_and_device_and_keeps_tables() -> None:
-    output = "a chip\nload 1\n\nfacts\n\n| a | b |\n| - | - |\n| 1 | 2 |\n\n  more\n"
-    text = section("cpu_speed", output, ["a chip", "load 1"], date(2026, 1, 2))
+    output = "a chip\nPython 3\nload 1\n\nfacts\n\n| a | b |\n| - | - |\n| 1 | 2 |\n\n  more\n"
+    text = section("cpu_speed", output, ["a chip", "Python 3", "load 1"], date(2026, 1, 2))
     assert text == (
-        "`python tests/evidence/cpu_speed.py`, 2026-01-02, a chip.\n\n"
+        "`python tests/evidence/cpu_speed.py`, 2026-01-02. a chip; Python 3.\n\n"
         "```text\nfacts\n```\n\n| a | b |\n| - | - |\n| 1 | 2 |\n\n```text\n  more\n```"
     )
-    assert "missed its aim or failed" in section("a", "x", ["chip"], date(2026, 1, 2), failed=True)
+    assert "missed its aim or failed" in section("a", "x", ["chip", "system"], date(2026, 1, 2), failed=True)
 
 
 @pytest.fixture

@@ -53,9 +53,8 @@ def main(
 def section(name: str, output: str, device: Sequence[str], day: date, *, failed: bool = False) -> str:
     """What stands between a script's marks: command, date and device, then its output."""
     missed = " **Something missed its aim or failed.**" if failed else ""
-    head = f"`python tests/evidence/{name}.py`, {day.isoformat()}, {device[0]}.{missed}"
-    facts = set(device)
-    lines = [line.rstrip() for line in output.splitlines() if line not in facts]
+    head = f"`python tests/evidence/{name}.py`, {day.isoformat()}. {device[0]}; {device[1]}.{missed}"
+    lines = [line.rstrip() for line in output.splitlines() if line not in device]
     return "\n\n".join([head, *_blocks(lines)])
 
 

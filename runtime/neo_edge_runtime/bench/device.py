@@ -1,30 +1,28 @@
-"""What machine figures were measured on."""
+"""What figures were measured on, in a few lines."""
 
 from __future__ import annotations
 
 import os
 import platform
+import re
 from importlib.metadata import PackageNotFoundError, version
 
-from neo_edge_runtime.control_groups import PROC, read_text
+from neo_edge_runtime.machine import this_machine
 
 PACKAGES = ("numpy", "onnxruntime", "onnxruntime-gpu", "torch")
-_WIDE = ("avx2", "avx512f", "avx512_vnni", "amx_tile", "asimd", "asimddp", "i8mm", "sve")
 
 
 def device_lines(threads: int) -> list[str]:
-    """Processor, cores, memory and system; versions and threads; what else keeps the machine busy."""
-    cpuinfo = read_text(PROC / "cpuinfo")
-    name = next(
-        (line.split(": ", 1)[1] for line in cpuinfo.splitlines() if line.startswith("model name")), "?"
-    )
-    wide = [flag for flag in _WIDE if f" {flag} " in cpuinfo]
-    lines = [f"{name} ({', '.join(wide)}), {os.cpu_count()} cores, {_memory()}{_system()}"]
+    """Processor, cores and memory; system, versions and threads; what else keeps the machine busy."""
+    machine = this_machine()
+    board = f"{machine.board}, " if machine.board else ""
+    memory = f", {machine.memory_bytes / 2**30:.0f} GiB" if machine.memory_bytes else ""
     packages = ", ".join(f"{package} {found}" for package, found in _versions().items())
-    kernel = platform.release().split("-")[0]
-    lines.append(
-        f"{platform.system()} {kernel}, Python {platform.python_version()}, {packages}; {threads} threads"
-    )
+    system = re.sub(r"^(\S+ [\d.]+)[^,]*", r"\1", machine.system)  # a kernel's own suffix says nothing here
+    lines = [
+        f"{board}{machine.cpu} ({', '.join(machine.cpu_flags)}), {machine.logical_cores} cores{memory}",
+        f"{system}, Python {platform.python_version()}, {packages}; {threads} threads",
+    ]
     if hasattr(os, "getloadavg"):
         lines.append(f"load average before: {os.getloadavg()[0]:.2f}")
     return lines
@@ -33,25 +31,6 @@ def device_lines(threads: int) -> list[str]:
 def describe_device(threads: int) -> None:
     """Prints `device_lines`."""
     print("\n".join(device_lines(threads)), flush=True)
-
-
-def _memory() -> str:
-    kib = next(
-        (
-            line.split()[1]
-            for line in read_text(PROC / "meminfo").splitlines()
-            if line.startswith("MemTotal:")
-        ),
-        "",
-    )
-    return f"{int(kib) / 2**20:.0f} GiB, " if kib.isdigit() else ""
-
-
-def _system() -> str:
-    try:
-        return platform.freedesktop_os_release()["PRETTY_NAME"]
-    except (OSError, KeyError):
-        return platform.system()
 
 
 def _versions() -> dict[str, str]:
