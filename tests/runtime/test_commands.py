@@ -2,7 +2,11 @@
 
 from __future__ import annotations
 
+import io
 import json
+import signal
+import subprocess
+import sys
 from pathlib import Path
 
 import numpy as np
@@ -133,3 +137,94 @@ def test_parity_says_what_is_wrong_and_exits_1(
 ) -> None:
     assert main(["parity", str(tiny_bundle), *arguments]) == 1
     assert message in capsys.readouterr().err
+
+
+def test_run_takes_token_ids_and_reads_them_from_standard_input(
+    tiny_bundle: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    answers = []
+    for question in ("5 6 7", "5, 6,7", "-"):
+        monkeypatch.setattr(sys, "stdin", io.StringIO("5 6\n7\n"))
+        assert run(tiny_bundle, question, "--token-ids", "--max-new-tokens", "6", "--json") == 0
+        answers.append(json.loads(capsys.readouterr().out))
+    assert [answer["usage"]["prompt_tokens"] for answer in answers] == [3, 3, 3]
+    assert answers[0]["token_ids"] == answers[1]["token_ids"] == answers[2]["token_ids"]
+
+
+def test_run_takes_pictures_with_token_ids(
+    tiny_bundle: Path, picture: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    arguments = ["1 318 317 319 2", "--token-ids", "--image", picture, "--max-pixels", "6144", "--json"]
+    assert run(tiny_bundle, *arguments, "--max-new-tokens", "2") == 0
+    assert json.loads(capsys.readouterr().out)["usage"]["visual_tokens"] == 6
+
+
+def test_run_prefills_in_chunks_as_it_does_whole(
+    tiny_bundle: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    answers = []
+    for chunk_tokens in ("1024", "3"):
+        assert (
+            run(tiny_bundle, "where?", "--chunk-tokens", chunk_tokens, "--max-new-tokens", "5", "--json") == 0
+        )
+        answers.append(json.loads(capsys.readouterr().out)["token_ids"])
+    assert answers[0] == answers[1]
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["1 two 3", "--token-ids"], "'1 two 3' holds something else"),
+        (["", "--token-ids"], "not empty"),
+        (["1 2", "--token-ids", "--system", "x"], "leave them out"),
+        (["a", "--memory-limit", "1KiB"], "memory_limit_bytes allows"),
+        (["a", "--max-context-tokens", "5"], "this session holds 5"),
+        (["a", "--max-context-tokens", "0"], "max_context_tokens is 0"),
+        (["a", "--chunk-tokens", "0"], "chunk_tokens is 0"),
+    ],
+)
+def test_run_refuses_what_does_not_fit_before_anything_runs(
+    tiny_bundle: Path, capsys: pytest.CaptureFixture[str], arguments: list[str], message: str
+) -> None:
+    assert run(tiny_bundle, *arguments) == 1
+    printed = capsys.readouterr()
+    assert printed.out == ""
+    assert message in printed.err
+
+
+def test_a_memory_limit_that_is_no_amount_is_wrong_usage(capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit) as raised:
+        main(["run", "x", "a", "--memory-limit", "lots"])
+    assert raised.value.code == 2
+    assert "'lots' is no amount of memory: write it like 512MiB" in capsys.readouterr().err
+
+
+def test_ctrl_c_ends_an_answer_with_130_and_no_traceback(tiny_bundle: Path) -> None:
+    command = [sys.executable, "-m", "neo_edge.cli", "run", str(tiny_bundle), "hello there", "--threads", "1"]
+    for _ in range(20):
+        with subprocess.Popen(
+            [*command, "--max-new-tokens", "100000"], stdout=subprocess.PIPE, stderr=subprocess.PIPE
+        ) as child:
+            assert child.stdout is not None
+            assert child.stderr is not None
+            assert child.stdout.read(1)  # the answer has begun
+            child.send_signal(signal.SIGINT)
+            child.stdout.read()
+            said = child.stderr.read().decode()
+        if child.returncode != 0:  # 0: it ended by itself before
+            break
+    assert child.returncode == 130
+    assert said == "interrupted\n"
+
+
+def test_without_onnxruntime_there_is_the_pip_line_and_status_2(
+    tiny_bundle: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setitem(sys.modules, "onnxruntime", None)
+    for arguments in (
+        ["run", str(tiny_bundle), "a"],
+        ["chat", str(tiny_bundle)],
+        ["parity", str(tiny_bundle), "x"],
+    ):
+        assert main(arguments) == 2
+        assert 'pip install "neo-edge[cpu]"' in capsys.readouterr().err
