@@ -96,17 +96,23 @@ class Perception(torch.nn.Module):
         kind = F.cross_entropy(colour, seen[:, 0]) + self.SHAPE_WEIGHT * F.cross_entropy(shape, seen[:, 1])
         normed = F.rms_norm(words, words.shape[-1:])
         said = self.colour(normed), self.shape(normed)
-        meant = sum(
-            F.cross_entropy(logits, target, ignore_index=0, reduction="sum") / (target > 0).sum().clamp(min=1)
-            for logits, target in zip(said, named.unbind(1), strict=True)
+        meant = torch.stack([_asked_loss(said[column], named[:, column]) for column in (0, 1)]).sum()
+        return Perceived(
+            kind + off + meant,
+            colour=_share(colour[shown], seen[shown, 0]),
+            shape=_share(shape[shown], seen[shown, 1]),
+            bound=_share(said[0][named[:, 0] > 0], named[named[:, 0] > 0, 0]),
         )
-        right = [
-            float((logits[shown].argmax(-1) == seen[shown, column]).float().mean())
-            for column, logits in enumerate((colour, shape))
-        ]
-        asked = named[:, 0] > 0
-        bound = float((said[0][asked].argmax(-1) == named[asked, 0]).float().mean())
-        return Perceived(kind + off + meant, *right, bound)
+
+
+def _asked_loss(logits: Tensor, target: Tensor) -> Tensor:
+    """Mean cross entropy where the target is not 0."""
+    total = F.cross_entropy(logits, target, ignore_index=0, reduction="sum")
+    return total / (target > 0).sum().clamp(min=1)
+
+
+def _share(logits: Tensor, target: Tensor) -> float:
+    return float((logits.argmax(-1) == target).float().mean())
 
 
 @torch.no_grad()

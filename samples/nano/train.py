@@ -211,8 +211,9 @@ class Training:
         losses, weight, half_way = token_losses(self.model, batch, self.coordinate_ids, self._blur())
         seen, named = torch.from_numpy(batch.seen), torch.from_numpy(batch.named)
         visual, words = half_way[torch.from_numpy(batch.is_visual)], half_way[named.any(-1)]
-        self.perceived = self.perception(visual, seen, words, named[named.any(-1)], self._blur())
-        (losses.sum() / weight.sum() + self.recipe.perception * self.perceived.loss).backward()
+        perceived: Perceived = self.perception(visual, seen, words, named[named.any(-1)], self._blur())
+        (losses.sum() / weight.sum() + self.recipe.perception * perceived.loss).backward()
+        self.perceived = perceived
         self._average_gradients()
         torch.nn.utils.clip_grad_norm_(self.trained.parameters(), self.recipe.clip)
         for optimizer in self.optimizers:
