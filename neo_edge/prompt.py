@@ -187,7 +187,7 @@ def _check_times(times_s: Sequence[float | None]) -> None:
 
 
 def _seconds(value: object) -> bool:
-    return isinstance(value, Real) and not isinstance(value, bool) and 0 <= float(value) < _ENDLESS_S
+    return isinstance(value, Real) and not isinstance(value, bool) and 0 <= value < _ENDLESS_S  # type: ignore[operator]
 
 
 class _Pieces:
