@@ -33,13 +33,13 @@ _log = logging.getLogger(__name__)
 class BundleWriter:
     """A temporary directory beside the target that becomes the bundle when it is whole.
 
-    with BundleWriter("robot.bundle") as writer:
-        ...write files below writer.directory...
-        writer.commit(manifest)
+        with BundleWriter("robot.bundle") as writer:
+            ...  # write files below writer.directory
+            writer.commit(manifest)
 
     Without `commit`, on an error or Ctrl-C the directory is removed; an `OSError`, such as a full disk, becomes a
-    `BundleError`. A process that is killed leaves a
-    hidden `.NAME.partial-XXXX`, which `open_bundle` refuses and the next writer of that target removes.
+    `BundleError`. A process that is killed leaves a hidden `.NAME.partial-XXXX`, which `open_bundle` refuses and the
+    next writer of that target removes.
     """
 
     def __init__(self, target: str | Path, *, overwrite: bool = False) -> None:
@@ -79,7 +79,7 @@ class BundleWriter:
         try:
             self.target.parent.mkdir(parents=True, exist_ok=True)
             self._clear_leftovers()
-            self._directory, self._lock = self._new_directory()
+            self._directory, self._lock = self._new_directory(_PARTIAL)
         except (OSError, ValueError) as error:
             raise self._failure(error) from error
         return self
@@ -151,7 +151,7 @@ class BundleWriter:
         if not os.path.lexists(self.target):
             directory.rename(self.target)
         else:
-            old = Path(tempfile.mkdtemp(prefix=f".{self.target.name}{_OLD}", dir=self.target.parent))
+            old, lock = self._new_directory(_OLD)
             try:
                 self.target.rename(old / "bundle")
                 directory.rename(self.target)
@@ -162,20 +162,26 @@ class BundleWriter:
                 raise
             finally:
                 shutil.rmtree(old, ignore_errors=True)
+                if lock is not None:
+                    lock.release()
         _flush(self.target.parent)
 
     def _clear_leftovers(self) -> None:
         """What killed exports of this target left, unless one of them still runs."""
         parent, name = self.target.parent, self.target.name
         for old in parent.glob(f".{_literal(name)}{_OLD}*"):
+            lock = FolderLock.take(old)
+            if lock is None:
+                continue
             # A process killed between the two renames leaves the old bundle here, and nothing under its name.
             if (old / "bundle").exists() and not os.path.lexists(self.target):
                 _log.warning(
-                    "%s was being replaced when its export was killed: the old one is put back", self.target
+                    "%s was being replaced when its export was killed: the old one is back", self.target
                 )
                 (old / "bundle").rename(self.target)
-                old.rmdir()
-                self._check_target()
+            shutil.rmtree(old, ignore_errors=True)
+            lock.release()
+            self._check_target()
         for leftover in parent.glob(f".{_literal(name)}{_PARTIAL}*"):
             lock = FolderLock.take(leftover)
             if lock is None:
@@ -185,11 +191,9 @@ class BundleWriter:
             shutil.rmtree(leftover, ignore_errors=True)
             lock.release()
 
-    def _new_directory(self) -> tuple[Path, FolderLock | None]:
+    def _new_directory(self, mark: str) -> tuple[Path, FolderLock | None]:
         while True:
-            directory = Path(
-                tempfile.mkdtemp(prefix=f".{self.target.name}{_PARTIAL}", dir=self.target.parent)
-            )
+            directory = Path(tempfile.mkdtemp(prefix=f".{self.target.name}{mark}", dir=self.target.parent))
             lock = FolderLock.take(directory)
             # Before it was locked, a writer that clears leftovers may have taken it for one.
             if directory.is_dir():
