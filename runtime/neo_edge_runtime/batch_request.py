@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 class Request:
     """What is asked; the fields are the arguments of `Model.stream`.
 
-    Request("Is the door open?", images=["door.jpg"], options=SamplingOptions(max_new_tokens=8))
+        Request("Is the door open?", images=["door.jpg"], options=SamplingOptions(max_new_tokens=8))
     """
 
     prompt: str | Sequence[int] | npt.NDArray[np.integer]  # a question, or token ids [S]
