@@ -21,6 +21,8 @@ class Request:
     """What is asked; the fields are the arguments of `Model.stream`.
 
         Request("Is the door open?", images=["door.jpg"], options=SamplingOptions(max_new_tokens=8))
+
+    Pictures are read when the batch starts, not here.
     """
 
     prompt: str | Sequence[int] | npt.NDArray[np.integer]  # a question, or token ids [S]
