@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import importlib.util
 import json
 import time
 from collections.abc import Callable
@@ -10,7 +11,7 @@ from datetime import date
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from neo_edge.errors import InputError
+from neo_edge.errors import InputError, MissingExtraError
 from neo_edge.extras import require
 
 if TYPE_CHECKING:
@@ -117,6 +118,7 @@ def _measure(
     from neo_edge_runtime.ort_backend import OrtBackend, runnable_variants
 
     variant = args.variant or runnable_variants(bundle)[0]
+    require("onnxruntime", extra="cpu")  # its own import is not the bundle's loading
     started = time.perf_counter()
     backend = OrtBackend(bundle, variant, threads=args.threads)
     load_seconds = time.perf_counter() - started
@@ -157,8 +159,10 @@ def _figures(
 
 def _torch_rival(checkpoint: str, bundle: Bundle) -> Callable[[int], Rival]:
     """Checks what can be checked now; loads the reference when it is called with a number of threads."""
-    torch = require("torch", extra="export")
-    require("onnx", extra="export")
+    for package in ("torch", "onnx"):
+        # Importing them would count as the bundle's memory.
+        if importlib.util.find_spec(package) is None:
+            raise MissingExtraError(package, "export")
     from neo_edge.checkpoint import open_checkpoint, resolve_checkpoint
 
     opened = open_checkpoint(resolve_checkpoint(checkpoint))
@@ -168,10 +172,10 @@ def _torch_rival(checkpoint: str, bundle: Bundle) -> Callable[[int], Rival]:
         )
 
     def load(threads: int) -> Rival:
+        require("torch", extra="export").set_num_threads(threads)
         from neo_edge_export.bench.torch_speed import TorchRival
         from neo_edge_export.reference_loading import load_reference
 
-        torch.set_num_threads(threads)
         return TorchRival(load_reference(opened).language_model)
 
     return load
