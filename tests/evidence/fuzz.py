@@ -28,7 +28,9 @@ from neo_edge_runtime.memory import peak_memory_bytes
 INPUTS = 100_000
 SEED = 20261122
 GUARD_S = 10  # of the process's own time, so that a busy machine is no hang
-STUCK_S = 120  # of the clock: also what waits without working, or where no signal gets through, ends
+STUCK_S = (
+    600  # of the clock, for a batch: what waits without working, or where no signal gets through, ends, too
+)
 CEILING_MIB = (
     1536  # a picture of the largest size that is decoded takes 256 MiB as RGB, and three copies at worst
 )
@@ -81,12 +83,13 @@ class Campaign:
         def one(value: object) -> None:
             self._one(entry, value)
 
+        faulthandler.dump_traceback_later(STUCK_S, exit=True)
         one()
+        faulthandler.cancel_dump_traceback_later()
 
     def _one(self, entry: Entry, value: object) -> None:
         started = time.process_time()
         signal.setitimer(signal.ITIMER_PROF, GUARD_S)
-        faulthandler.dump_traceback_later(STUCK_S, exit=True)
         try:
             with warnings.catch_warnings():
                 warnings.simplefilter("error")
@@ -99,7 +102,6 @@ class Campaign:
             self._report(entry, value, error)
         finally:
             signal.setitimer(signal.ITIMER_PROF, 0)
-            faulthandler.cancel_dump_traceback_later()
         self.ends[entry.name, end] += 1
         took = time.process_time() - started
         self.slowest_s[entry.name] = max(self.slowest_s.get(entry.name, 0.0), took)

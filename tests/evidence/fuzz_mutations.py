@@ -1,10 +1,15 @@
-"""Hypothesis strategies that break valid inputs: JSON by its structure, files by their bytes."""
+"""Hypothesis strategies that break valid inputs: JSON by its structure, files by their bytes.
+
+Hypothesis draws a seed for each input, from which everything else follows: a draw for each single choice would take ten
+times as long.
+"""
 
 from __future__ import annotations
 
 import copy
 import json
 from collections.abc import Callable, Sequence
+from random import Random
 from typing import Any
 
 from hypothesis import strategies as st
@@ -30,21 +35,23 @@ ODD_VALUES: tuple[Any, ...] = (
     ),
     *([], {}, [[]], [0], [1, 2], [-1, 0], [2**40, 2**40], ["x"], {"a": 1}, [[[[[[[[1]]]]]]]]),
 )
+WORDS = (0, 1, 0x7FFF, 0xFFFF, 0x7FFFFFFF, 0xFFFFFFFF, 60000, 100000)
 Place = tuple[Any, Any]  # a list or object, and an index or key of it
+
+_seeds = st.randoms(use_true_random=True)
 
 
 def broken_json(documents: Sequence[Any]) -> st.SearchStrategy[bytes]:
     """One of the documents with one to four changes, as JSON; one in five with broken bytes, too."""
 
-    @st.composite
-    def build(draw: st.DrawFn) -> bytes:
-        document = [copy.deepcopy(draw(st.sampled_from(documents)))]
-        for _ in range(draw(st.integers(1, 4))):
-            _change(draw, document)
+    def build(random: Random) -> bytes:
+        document = [copy.deepcopy(random.choice(documents))]
+        for _ in range(random.randint(1, 4)):
+            _change(random, document)
         data = json.dumps(document[0]).encode()
-        return draw(broken_bytes([data])) if draw(st.integers(0, 4)) == 0 else data
+        return _broken(random, data, [data]) if random.random() < 0.2 else data
 
-    return build()
+    return _seeds.map(build)
 
 
 def broken_bytes(
@@ -52,39 +59,36 @@ def broken_bytes(
 ) -> st.SearchStrategy[bytes]:
     """One of the files, with up to six bytes, words or stretches changed; perhaps repaired to look whole."""
 
-    @st.composite
-    def build(draw: st.DrawFn) -> bytes:
-        data = bytearray(draw(st.sampled_from(files)))
-        for _ in range(draw(st.integers(1, 6))):
-            _break(draw, data, files)
-        return repair(bytes(data)) if repair is not None and draw(st.booleans()) else bytes(data)
+    def build(random: Random) -> bytes:
+        data = _broken(random, random.choice(files), files)
+        return repair(data) if repair is not None and random.random() < 0.5 else data
 
-    return build()
+    return _seeds.map(build)
 
 
 def random_bytes(heads: Sequence[bytes] = (b"",)) -> st.SearchStrategy[bytes]:
     """Noise, some of it behind a known beginning."""
-    return st.builds(bytes.__add__, st.sampled_from(heads), st.binary(max_size=200))
+    return _seeds.map(lambda random: random.choice(heads) + random.randbytes(random.randint(0, 200)))
 
 
-def _change(draw: st.DrawFn, document: list[Any]) -> None:
+def _change(random: Random, document: list[Any]) -> None:
     places = _places(document)
-    holder, key = places[draw(st.integers(0, len(places) - 1))]
-    action = draw(st.sampled_from(("odd", "odd", "odd", "number", "text", "drop", "copy", "extra")))
+    holder, key = random.choice(places)
+    action = random.choice(("odd", "odd", "odd", "number", "text", "drop", "copy", "extra"))
     if action == "drop" and holder is not document:
         del holder[key]
     elif action == "copy":
-        other, name = places[draw(st.integers(0, len(places) - 1))]
+        other, name = random.choice(places)
         holder[key] = copy.deepcopy(other[name])
     elif action == "extra" and isinstance(holder, dict):
-        name = draw(st.sampled_from(("extra", "", "../x", "\ud800", "fp32")))
-        holder[name] = copy.deepcopy(draw(st.sampled_from(ODD_VALUES)))
+        name = random.choice(("extra", "", "../x", "\ud800", "fp32"))
+        holder[name] = copy.deepcopy(random.choice(ODD_VALUES))
     elif action == "number":
-        holder[key] = draw(st.one_of(st.integers(-(2**70), 2**70), st.floats()))
+        holder[key] = random.randint(-(2 ** random.randint(0, 70)), 2 ** random.randint(0, 70))
     elif action == "text":
-        holder[key] = draw(st.text(max_size=12))
+        holder[key] = "".join(chr(random.randrange(0x11000)) for _ in range(random.randint(0, 12)))
     else:
-        holder[key] = copy.deepcopy(draw(st.sampled_from(ODD_VALUES)))
+        holder[key] = copy.deepcopy(random.choice(ODD_VALUES))
 
 
 def _places(holder: Any) -> list[Place]:
@@ -96,28 +100,32 @@ def _places(holder: Any) -> list[Place]:
     return found
 
 
-def _break(draw: st.DrawFn, data: bytearray, files: Sequence[bytes]) -> None:
-    size = len(data)
-    at = draw(st.integers(0, max(size - 1, 0)))
+def _broken(random: Random, whole: bytes, files: Sequence[bytes]) -> bytes:
+    data = bytearray(whole)
+    for _ in range(random.randint(1, 6)):
+        _break(random, data, files)
+    return bytes(data)
+
+
+def _break(random: Random, data: bytearray, files: Sequence[bytes]) -> None:
     # Headers are where the sizes stand.
-    at = at % 64 if draw(st.booleans()) else at
-    action = draw(st.sampled_from(("flip", "word", "cut", "drop", "repeat", "splice", "insert")))
-    if action == "flip" and at < size:
-        data[at] ^= 1 << draw(st.integers(0, 7))
+    at = random.randrange(min(len(data), random.choice((64, len(data)))) or 1)
+    action = random.choice(("flip", "flip", "word", "word", "cut", "drop", "repeat", "splice", "insert"))
+    if action == "flip" and at < len(data):
+        data[at] ^= 1 << random.randrange(8)
     elif action == "word":
-        word = draw(st.sampled_from((0, 1, 0x7FFF, 0xFFFF, 0x7FFFFFFF, 0xFFFFFFFF, 60000, 100000)))
-        width = draw(st.sampled_from((2, 4)))
+        width, word = random.choice((2, 4)), random.choice(WORDS)
         data[at : at + width] = (word & (1 << 8 * width) - 1).to_bytes(
-            width, draw(st.sampled_from(("little", "big")))
+            width, random.choice(("little", "big"))
         )
     elif action == "cut":
         del data[at:]
     elif action == "drop":
-        del data[at : at + draw(st.integers(1, 16))]
+        del data[at : at + random.randint(1, 16)]
     elif action == "repeat":
-        data[at:at] = data[at : at + draw(st.integers(1, 64))]
+        data[at:at] = data[at : at + random.randint(1, 64)]
     elif action == "splice":
-        other = draw(st.sampled_from(files))
-        data[at:] = other[draw(st.integers(0, max(len(other) - 1, 0))) :]
+        other = random.choice(files)
+        data[at:] = other[random.randrange(len(other) or 1) :]
     else:
-        data[at:at] = draw(st.binary(max_size=8))
+        data[at:at] = random.randbytes(random.randint(0, 8))
