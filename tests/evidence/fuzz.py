@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import argparse
 import faulthandler
+import os
 import signal
 import sys
 import tempfile
@@ -83,7 +84,7 @@ class Campaign:
         def one(value: object) -> None:
             self._one(entry, value)
 
-        faulthandler.dump_traceback_later(STUCK_S, exit=True)
+        faulthandler.dump_traceback_later(STUCK_S, exit=True, file=sys.stderr)
         one()
         faulthandler.cancel_dump_traceback_later()
 
@@ -123,6 +124,7 @@ def main() -> int:
     parser.add_argument("--entry", help="only this one")
     args = parser.parse_args()
     signal.signal(signal.SIGPROF, _hang)
+    _silence_c_libraries()
     started, campaign = time.perf_counter(), Campaign()
     with tempfile.TemporaryDirectory() as folder:
         chosen = [entry for entry in entries(Path(folder)) if args.entry in (None, entry.name)]
@@ -137,6 +139,13 @@ def main() -> int:
         f"{peak_mib:.0f} MiB, ceiling {CEILING_MIB} MiB; {time.perf_counter() - started:.0f} s"
     )
     return 1 if campaign.failures or peak_mib > CEILING_MIB else 0
+
+
+def _silence_c_libraries() -> None:
+    """libtiff writes what it thinks of a broken file to the descriptor of standard error; Python keeps a copy of it."""
+    sys.stderr = os.fdopen(os.dup(2), "w")
+    os.dup2(os.open(os.devnull, os.O_WRONLY), 2)
+    faulthandler.enable(sys.stderr)
 
 
 def _hang(*_: object) -> None:

@@ -43,6 +43,7 @@ def pictures() -> list[bytes]:
         (colour, "WEBP", {"lossless": True, "save_all": True, "append_images": frames[1:]}),
         *((image, "PPM", {}) for image in (colour, grey)),
         *((image, "TGA", {"compression": "tga_rle"}) for image in (colour, alpha, grey)),
+        (colour, "ICO", {"sizes": [(16, 16)]}),
         *((colour, kind, {}) for kind in ("PCX", "SGI", "DDS", "JPEG2000", "IM", "MPO", "QOI", "AVIF")),
     ]
     return [data for image, kind, options in wanted if (data := _saved(image, kind, options))]
