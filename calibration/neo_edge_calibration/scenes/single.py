@@ -119,10 +119,14 @@ def nearest(rng: Random) -> Question:
         )
     ).format(target.name)
     diagonal = math.hypot(scene.width, scene.height)
-    left_to_right = sorted(others, key=lambda other: (other.place.left, other.place.top))
+    left_to_right = sorted(scene.things, key=lambda thing: (thing.place.left, thing.place.top))
+    # All are listed, also the named one: leaving one out of a list proved harder to learn than skipping its line.
+    rows = [
+        (thing, "itself" if thing is target else round(100 * target.place.distance(thing.place) / diagonal))
+        for thing in left_to_right
+    ]
     steps = grounded(target.name, scene, target) + "".join(
-        f"\n{boxes(scene, [other])} {other.name} {round(100 * target.place.distance(other.place) / diagonal)}"
-        for other in left_to_right
+        f"\n{boxes(scene, [thing])} {thing.name} {distance}" for thing, distance in rows
     )
     return _question("nearest", rng, scene, prompt, others[0].name, answered(steps, others[0].name))
 
