@@ -12,13 +12,14 @@ GENERATION_CONFIG_FILE = "generation_config.json"
 
 def token_ids(value: object, field: str) -> tuple[int, ...]:
     """The ids in a field that may hold one, a list of several, or nothing; raises `ConfigError` for others."""
-    ids = value if isinstance(value, list | tuple) else [] if value is None else [value]
-    for index in ids:
-        if type(index) is not int or not 0 <= index < 1 << 31:
+    ids: dict[int, None] = {}  # each once, in the order of the file
+    for index in value if isinstance(value, list | tuple) else [] if value is None else [value]:
+        if not isinstance(index, int) or isinstance(index, bool) or not 0 <= index < 1 << 31:
             raise ConfigError(
                 f"{field} is {value!r}; a token id, a list of token ids, or null is needed: fetch the file again"
             )
-    return tuple(dict.fromkeys(ids))
+        ids[index] = None
+    return tuple(ids)
 
 
 def read_end_tokens(directory: Path) -> tuple[int, ...]:

@@ -19,6 +19,7 @@ from neo_edge.errors import WeightsError
 
 _MAX_HEADER_BYTES = 100_000_000  # the limit of the safetensors library
 _MAX_DIMENSIONS = 8  # a convolution's weight has 4
+_MAX_NUMBERS = 1 << 48  # of one tensor
 _ITEM_BYTES = {"F32": 4, "F16": 2, "BF16": 2}
 _MAPPED_DTYPE = {"F32": "<f4", "F16": "<f2", "BF16": "<u2"}
 
@@ -131,7 +132,12 @@ def _entry(path: Path, name: str, value: object, data_start: int, file_size: int
             f"{path}: {name!r} has type {dtype}; float32, float16 and bfloat16 checkpoints are read: "
             "fetch the unquantized one"
         )
-    if len(offsets) != 2 or len(shape) > _MAX_DIMENSIONS:
+    # An empty tensor may claim any breadth, at which numpy gives up.
+    if (
+        len(offsets) != 2
+        or len(shape) > _MAX_DIMENSIONS
+        or math.prod(max(1, n) for n in shape) > _MAX_NUMBERS
+    ):
         raise broken
     size_bytes = math.prod(shape) * _ITEM_BYTES[dtype]
     if offsets[1] - offsets[0] != size_bytes:

@@ -110,10 +110,7 @@ class PromptAssembly:
             PromptError: ids are not one row of whole numbers within the vocabulary. (Whether pictures and runs fit,
                 the layout checks.)
         """
-        try:
-            given = np.asarray(ids)
-        except ValueError:  # rows of different lengths
-            given = np.zeros((0, 0), np.int64)
+        given = _as_array(ids)
         if given.ndim != 1 or not given.size or not np.issubdtype(given.dtype, np.integer):
             raise PromptError(
                 f"a prompt of type {type(ids).__name__} is no text and no token ids: pass text (str), or one row of "
@@ -143,6 +140,13 @@ class PromptAssembly:
                 "tokenizer.json"
             )
         return self.tokenizer
+
+
+def _as_array(ids: Sequence[int] | npt.NDArray[np.integer]) -> npt.NDArray[np.integer]:
+    try:
+        return np.asarray(ids)
+    except ValueError:  # rows of different lengths
+        return np.zeros((0, 0), np.int64)
 
 
 def text_only_tokens(config: ModelConfig) -> SpecialTokens:

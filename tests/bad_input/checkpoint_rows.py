@@ -203,6 +203,9 @@ CHECKPOINT_ROWS = (
     ),
     header("a shape of 10^30", lambda h: h[NORM].update(shape=[10**30]), "malformed", NORM, AGAIN),
     header(
+        "no numbers of endless breadth", lambda h: h[NORM].update(shape=[0, 2**63]), "malformed", NORM, AGAIN
+    ),
+    header(
         "offsets the wrong way round", lambda h: h[NORM]["data_offsets"].reverse(), "malformed", NORM, AGAIN
     ),
     header("three offsets", lambda h: h[NORM]["data_offsets"].append(9), "malformed", NORM, AGAIN),
