@@ -35,7 +35,7 @@ STUCK_S = (
 CEILING_MIB = (
     1536  # a picture of the largest size that is decoded takes 256 MiB as RGB, and three copies at worst
 )
-BATCH = 500  # hypothesis remembers what it tried; a fresh start now and then keeps that small
+BATCH = 50  # groups of inputs; hypothesis remembers what it tried, and a fresh start now and then keeps that small
 _SHOWN = 5  # failures that are printed whole
 
 
@@ -54,9 +54,9 @@ class Campaign:
     def run(self, entry: Entry, inputs: int, first_seed: int) -> None:
         """`inputs` inputs of one entry, in batches of their own seeds."""
         batch = 0
-        while (done := self.count(entry)) < inputs:
+        while self.count(entry) < inputs:
             batch_seed = first_seed * 1_000_003 + batch
-            self._batch(entry, min(BATCH, inputs - done), batch_seed)
+            self._batch(entry, BATCH, batch_seed, inputs)
             batch += 1
 
     def count(self, entry: Entry) -> int:
@@ -71,18 +71,20 @@ class Campaign:
             f"slowest {self.slowest_s.get(entry.name, 0):.2f} s"
         )
 
-    def _batch(self, entry: Entry, inputs: int, batch_seed: int) -> None:
+    def _batch(self, entry: Entry, groups: int, batch_seed: int, inputs: int) -> None:
         @seed(batch_seed)
         @settings(
-            max_examples=inputs,
+            max_examples=groups,
             database=None,
             deadline=None,
             phases=[Phase.generate],
             suppress_health_check=list(HealthCheck),
         )
         @given(entry.inputs)
-        def one(value: object) -> None:
-            self._one(entry, value)
+        def one(values: list[object]) -> None:
+            for value in values:
+                if self.count(entry) < inputs:
+                    self._one(entry, value)
 
         faulthandler.dump_traceback_later(STUCK_S, exit=True, file=sys.stderr)
         one()

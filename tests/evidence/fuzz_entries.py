@@ -10,10 +10,11 @@ import json
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
+from random import Random
 from typing import Any
 
 import numpy as np
-from fuzz_mutations import broken_bytes, broken_json, random_bytes
+from fuzz_mutations import Maker, broken_bytes, broken_json, inputs, random_bytes
 from fuzz_pictures import pictures, repaired
 from hypothesis import strategies as st
 
@@ -37,7 +38,7 @@ class Entry:
 
     name: str
     share: float  # of all inputs
-    inputs: st.SearchStrategy[Any]
+    inputs: st.SearchStrategy[list[Any]]  # several at a time
     check: Callable[[Any], None]
 
 
@@ -45,24 +46,22 @@ def entries(folder: Path) -> list[Entry]:
     """All ways in; files are written into a folder."""
     config = load_config(GOLDEN)
     return [
-        Entry("manifest", 0.25, _json(json.loads(_manifest(config).to_json())), _check_manifest),
+        Entry("manifest", 0.25, inputs(*_json(json.loads(_manifest(config).to_json()))), _check_manifest),
         Entry(
             "safetensors header",
             0.2,
             _safetensors(),
             lambda data: _check_safetensors(folder / "x.safetensors", data),
         ),
-        Entry("config", 0.25, _configs(), lambda texts: _check_config(folder, *texts)),
+        Entry("config", 0.25, _configs(), lambda data: _check_config(folder, data)),
         Entry("prompt", 0.2, _prompts(), _prompt_check(folder)),
         Entry("image", 0.1, _images(), lambda data: _check_image(config, data)),
     ]
 
 
-def _json(*documents: Any) -> st.SearchStrategy[bytes]:
+def _json(*documents: Any) -> tuple[Maker, ...]:
     plain = [json.dumps(document).encode() for document in documents]
-    return st.one_of(
-        broken_json(documents), broken_json(documents), broken_bytes(plain), random_bytes((b"", b"{"))
-    )
+    return (broken_json(documents), broken_json(documents), broken_bytes(plain), random_bytes((b"", b"{")))
 
 
 def _manifest(config: ModelConfig) -> Manifest:
@@ -86,7 +85,7 @@ def _check_manifest(data: bytes) -> None:
     assert parse_manifest(found.to_json()) == found
 
 
-def _safetensors() -> st.SearchStrategy[bytes]:
+def _safetensors() -> st.SearchStrategy[list[bytes]]:
     arrays = {
         name: np.zeros(shape, np.float32)
         for name, shape in (("a", (2, 3)), ("b", (4,)), ("c", ()), ("d", (0, 5)))
@@ -102,8 +101,12 @@ def _safetensors() -> st.SearchStrategy[bytes]:
         return len(text).to_bytes(8, "little") + text + data
 
     whole = framed(json.dumps(header).encode())
-    headers = broken_json([header]).map(framed)
-    return st.one_of(headers, headers, broken_bytes([whole]), random_bytes((b"", b"\x02\0\0\0\0\0\0\0{}")))
+    broken_header = broken_json([header])
+
+    def headers(random: Random) -> bytes:
+        return framed(broken_header(random))
+
+    return inputs(headers, headers, broken_bytes([whole]), random_bytes((b"", b"\x02\0\0\0\0\0\0\0{}")))
 
 
 def _check_safetensors(path: Path, data: bytes) -> None:
@@ -112,24 +115,23 @@ def _check_safetensors(path: Path, data: bytes) -> None:
         assert entry.read().shape == entry.shape
 
 
-def _configs() -> st.SearchStrategy[tuple[bytes, bytes | None]]:
+def _configs() -> st.SearchStrategy[list[bytes]]:
     config = json.loads((GOLDEN / "config.json").read_text())
     generation = {"eos_token_id": [843, 841], "pad_token_id": 841}
-    return st.tuples(_json(config), st.one_of(st.none(), st.none(), _json(generation)))
+    return inputs(*_json(config), *_json(config), *_json(generation))
 
 
-def _check_config(folder: Path, config: bytes, generation: bytes | None) -> None:
-    (folder / "config.json").write_bytes(config)
-    if generation is None:
-        (folder / "generation_config.json").unlink(missing_ok=True)
-    else:
-        (folder / "generation_config.json").write_bytes(generation)
+def _check_config(folder: Path, data: bytes) -> None:
+    """As config.json; what looks like a generation config as that, too, beside a whole config.json."""
+    of_generation = b"pad_token" in data and b"llm" not in data
+    (folder / "config.json").write_bytes((GOLDEN / "config.json").read_bytes() if of_generation else data)
+    (folder / "generation_config.json").write_bytes(data if of_generation else b"{}")
     found = load_config(folder)
     assert ModelConfig.from_dict(json.loads(json.dumps(found.to_dict()))) == found
     assert len(expected_tensors(found)) < 20_000
 
 
-def _prompts() -> st.SearchStrategy[tuple[Any, ...]]:
+def _prompts() -> st.SearchStrategy[list[Any]]:
     pieces = st.one_of(
         st.sampled_from(
             (*CONTROL, "<image>", "<ref>", "<box>", "user\n", "\0", "\ud800", "e\u0301", "\U0001f468")
@@ -150,7 +152,8 @@ def _prompts() -> st.SearchStrategy[tuple[Any, ...]]:
     times = st.one_of(st.none(), st.lists(st.one_of(st.none(), st.floats(), st.integers(0, 9)), max_size=3))
     counts = st.one_of(st.none(), st.none(), st.lists(st.integers(-1, 40), max_size=4))
     style = st.sampled_from(("inline", "numbered"))
-    return st.tuples(messages, counts, st.one_of(st.just(""), text), style, times, st.floats(), st.floats())
+    drawn = st.tuples(messages, counts, st.one_of(st.just(""), text), style, times, st.floats(), st.floats())
+    return st.lists(drawn, min_size=4, max_size=4)
 
 
 def _prompt_check(folder: Path) -> Callable[[Any], None]:
@@ -180,10 +183,10 @@ def _prompt_check(folder: Path) -> Callable[[Any], None]:
     return check
 
 
-def _images() -> st.SearchStrategy[bytes]:
+def _images() -> st.SearchStrategy[list[bytes]]:
     files = pictures()
-    heads = [data[:12] for data in files]
-    return st.one_of(broken_bytes(files, repaired), broken_bytes(files, repaired), random_bytes(heads))
+    whole = broken_bytes(files, repaired)
+    return inputs(whole, whole, random_bytes([data[:12] for data in files]))
 
 
 def _check_image(config: ModelConfig, data: bytes) -> None:

@@ -1,7 +1,7 @@
-"""Hypothesis strategies that break valid inputs: JSON by its structure, files by their bytes.
+"""Breaks valid inputs: JSON by its structure, files by their bytes.
 
-Hypothesis draws a seed for each input, from which everything else follows: a draw for each single choice would take ten
-times as long.
+Hypothesis draws a seed for a group of inputs, from which everything else follows: a draw for each single choice would
+take ten times as long.
 """
 
 from __future__ import annotations
@@ -38,10 +38,17 @@ ODD_VALUES: tuple[Any, ...] = (
 WORDS = (0, 1, 0x7FFF, 0xFFFF, 0x7FFFFFFF, 0xFFFFFFFF, 60000, 100000)
 Place = tuple[Any, Any]  # a list or object, and an index or key of it
 
-_seeds = st.randoms(use_true_random=True)
+Maker = Callable[[Random], bytes]
+GROUP = 20  # inputs of one seed
 
 
-def broken_json(documents: Sequence[Any]) -> st.SearchStrategy[bytes]:
+def inputs(*makers: Maker) -> st.SearchStrategy[list[bytes]]:
+    """Groups of inputs, each made by one of these."""
+    seeds = st.randoms(use_true_random=True)
+    return seeds.map(lambda random: [random.choice(makers)(random) for _ in range(GROUP)])
+
+
+def broken_json(documents: Sequence[Any]) -> Maker:
     """One of the documents with one to four changes, as JSON; one in five with broken bytes, too."""
 
     def build(random: Random) -> bytes:
@@ -51,24 +58,22 @@ def broken_json(documents: Sequence[Any]) -> st.SearchStrategy[bytes]:
         data = json.dumps(document[0]).encode()
         return _broken(random, data, [data]) if random.random() < 0.2 else data
 
-    return _seeds.map(build)
+    return build
 
 
-def broken_bytes(
-    files: Sequence[bytes], repair: Callable[[bytes], bytes] | None = None
-) -> st.SearchStrategy[bytes]:
+def broken_bytes(files: Sequence[bytes], repair: Callable[[bytes], bytes] | None = None) -> Maker:
     """One of the files, with up to six bytes, words or stretches changed; perhaps repaired to look whole."""
 
     def build(random: Random) -> bytes:
         data = _broken(random, random.choice(files), files)
         return repair(data) if repair is not None and random.random() < 0.5 else data
 
-    return _seeds.map(build)
+    return build
 
 
-def random_bytes(heads: Sequence[bytes] = (b"",)) -> st.SearchStrategy[bytes]:
+def random_bytes(heads: Sequence[bytes] = (b"",)) -> Maker:
     """Noise, some of it behind a known beginning."""
-    return _seeds.map(lambda random: random.choice(heads) + random.randbytes(random.randint(0, 200)))
+    return lambda random: random.choice(heads) + random.randbytes(random.randint(0, 200))
 
 
 def _change(random: Random, document: list[Any]) -> None:
