@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 
     from neo_edge.options import SamplingOptions
 
-_LOOKS = (32, 512)  # so many of the likeliest tokens top-p tries before it sorts them all
+_FIRST_LOOK, _SECOND_LOOK = 32, 512  # so many of the likeliest tokens top-p tries before it sorts them all
 
 
 class Sampler:
@@ -86,7 +86,7 @@ def _top_p(
     """The fewest likeliest candidates that reach p; at least one."""
     weights = _weights(scores[candidates])
     reaching = p * float(weights.sum(dtype=np.float64))
-    for looked_at in (*_LOOKS, len(candidates)):
+    for looked_at in (_FIRST_LOOK, _SECOND_LOOK, len(candidates)):
         if looked_at < len(candidates):
             least = np.partition(weights, len(weights) - looked_at)[len(weights) - looked_at]
             likeliest = np.flatnonzero(weights >= least)
