@@ -137,7 +137,22 @@ def test_each_visual_token_is_told_what_it_shows() -> None:
 
 
 def test_the_last_word_of_a_name_and_what_stands_for_its_first_box_are_about_the_whole_name() -> None:
-    text = ["a ", "red", " ba", "ll", ". <ref>", "blue", " objects", "</ref>", "<box>", "[[", "10", "],", " [", "cube", "s", "</ref>"]
+    text = [
+        "a ",
+        "red",
+        " ba",
+        "ll",
+        ". <ref>",
+        "blue",
+        " objects",
+        "</ref>",
+        "<box>",
+        "[[",
+        "10",
+        "],",
+        " [",
+    ]
+    text += ["cube", "s", "</ref>"]
     red, blue = COLOUR_NAMES.index("red") + 1, COLOUR_NAMES.index("blue") + 1
     ball, cube = SHAPES.index("ball") + 1, SHAPES.index("cube") + 1
     named = {index: tuple(about) for index, about in enumerate(named_in(text).tolist()) if any(about)}
