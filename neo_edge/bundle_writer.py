@@ -155,15 +155,14 @@ class BundleWriter:
             try:
                 self.target.rename(old / "bundle")
                 directory.rename(self.target)
-            except OSError:
-                # Another export took the name in between; unless it did, the old bundle gets it back.
-                if (old / "bundle").exists() and not os.path.lexists(self.target):
-                    (old / "bundle").rename(self.target)
-                raise
             finally:
-                shutil.rmtree(old, ignore_errors=True)
-                if lock is not None:
-                    lock.release()
+                try:
+                    # Whatever ended it, Ctrl-C too: the old bundle gets its name back, unless another has taken it.
+                    self._restore(old)
+                    shutil.rmtree(old, ignore_errors=True)
+                finally:
+                    if lock is not None:
+                        lock.release()
         _flush(self.target.parent)
 
     def _clear_leftovers(self) -> None:
@@ -174,11 +173,10 @@ class BundleWriter:
             if lock is None:
                 continue
             # A process killed between the two renames leaves the old bundle here, and nothing under its name.
-            if (old / "bundle").exists() and not os.path.lexists(self.target):
+            if self._restore(old):
                 _log.warning(
                     "%s was being replaced when its export was killed: the old one is back", self.target
                 )
-                (old / "bundle").rename(self.target)
             shutil.rmtree(old, ignore_errors=True)
             lock.release()
             self._check_target()
@@ -190,6 +188,13 @@ class BundleWriter:
             _log.warning("%s was left by an export that did not finish, and is removed", leftover)
             shutil.rmtree(leftover, ignore_errors=True)
             lock.release()
+
+    def _restore(self, old: Path) -> bool:
+        """Gives a bundle that was moved out of the way its name back, where nothing has that name."""
+        if not (old / "bundle").exists() or os.path.lexists(self.target):
+            return False
+        (old / "bundle").rename(self.target)
+        return True
 
     def _new_directory(self, mark: str) -> tuple[Path, FolderLock | None]:
         while True:

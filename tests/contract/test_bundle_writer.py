@@ -112,6 +112,26 @@ def test_overwriting_that_fails_keeps_the_old_bundle(tmp_path: Path, config: Mod
     assert os.listdir(tmp_path) == ["x.bundle"]
 
 
+def test_ctrl_c_between_the_two_renames_keeps_the_old_bundle(
+    tmp_path: Path, config: ModelConfig, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    target = tmp_path / "x.bundle"
+    old = write_bundle(target, config)
+    rename = Path.rename
+
+    def interrupted(self: Path, to: Path) -> Path:
+        moved = rename(self, to)
+        if self == target:
+            raise KeyboardInterrupt
+        return moved
+
+    monkeypatch.setattr(Path, "rename", interrupted)
+    with pytest.raises(KeyboardInterrupt):
+        write_bundle(target, config, overwrite=True)
+    assert verify_bundle(target).manifest == old
+    assert os.listdir(tmp_path) == ["x.bundle"]
+
+
 def test_what_is_no_bundle_is_never_overwritten(tmp_path: Path) -> None:
     (tmp_path / "home").mkdir()
     (tmp_path / "home" / "thesis.txt").touch()
