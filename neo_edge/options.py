@@ -81,8 +81,7 @@ def _number(value: object, *, at_least: float) -> bool:
     return (
         isinstance(value, Real)
         and not isinstance(value, bool)
-        and math.isfinite(value)
-        and float(value) >= at_least
+        and at_least <= value < math.inf  # a whole number may be beyond any float
     )
 
 

@@ -21,6 +21,7 @@ def test_the_defaults_are_greedy() -> None:
         ("temperature", float("nan")),
         ("temperature", float("inf")),
         ("temperature", "hot"),
+        ("temperature", 10**400),
         ("temperature", True),
         ("top_k", 0),
         ("top_k", 2.5),
