@@ -103,7 +103,7 @@ def resolve_checkpoint(name_or_path: str | Path, *, download: Download | None = 
 
     Args:
         name_or_path: a directory; `neo-ov-nano`; or `owner/name`, perhaps with `@revision`. Only the last, and only
-            when nothing of that name lies on the disk, uses the network.
+            when neither it nor a folder called `owner` lies here, uses the network; a revision makes it the id.
         download: what fetches an id; None: huggingface_hub.
 
     Raises:
@@ -121,6 +121,11 @@ def resolve_checkpoint(name_or_path: str | Path, *, download: Download | None = 
         raise CheckpointError(
             f"{hub_id.repo!r} is a local folder, which has no revision {hub_id.revision!r}: give {hub_id.repo} alone, "
             "or move to another folder to mean the Hugging Face id"
+        )
+    if hub_id is not None and hub_id.revision is None and path.parent.is_dir() and not os.path.lexists(path):
+        raise CheckpointError(
+            f"there is no {path.name!r} in the local folder {str(path.parent)!r}: check the path, or give "
+            f"{text}@main to mean the Hugging Face id"
         )
     if hub_id is not None and not os.path.lexists(path):
         return fetch_checkpoint(hub_id, download)

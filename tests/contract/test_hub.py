@@ -85,6 +85,16 @@ def test_what_lies_on_the_disk_goes_before_the_network(hub: FakeHub) -> None:
     assert hub.asked == []
 
 
+def test_a_wrong_name_in_a_local_folder_never_reaches_the_network_unless_a_revision_says_so(
+    hub: FakeHub,
+) -> None:
+    Path("models").mkdir()
+    with pytest.raises(CheckpointError, match="no 'nmae' in the local folder 'models': .* models/nmae@main"):
+        resolve_checkpoint("models/nmae", download=hub)
+    assert hub.asked == []
+    assert resolve_checkpoint("models/nmae@main", download=hub) == hub.folder
+
+
 @pytest.mark.parametrize("text", ["./owner/name", "no-such-model", "out/a/b", "/owner/name"])
 def test_what_is_no_id_never_reaches_the_network(hub: FakeHub, text: str) -> None:
     with pytest.raises(CheckpointError, match=r"give the directory .* or a Hugging Face id such as"):
