@@ -11,7 +11,6 @@ fields of `SamplingOptions` that differ from the command's.
 from __future__ import annotations
 
 import json
-import math
 import sys
 from dataclasses import dataclass, fields, replace
 from pathlib import Path
@@ -24,6 +23,7 @@ from neo_edge_runtime.image_input import check_head
 from neo_edge_runtime.video import Frame
 
 _FIELDS = ("prompt", "images", "times_s", "duration_s", "fps", "system", "options")
+_ENDLESS = 1e38  # what is beyond is no number of seconds
 _OPTIONS = tuple(field.name for field in fields(SamplingOptions))
 
 
@@ -117,11 +117,7 @@ class _Line:
         times = self._fields.get("times_s")
         if times is None:
             return None
-        if (
-            isinstance(times, list)
-            and len(times) == images
-            and all(type(one) in (int, float) for one in times)
-        ):
+        if isinstance(times, list) and len(times) == images and all(map(_is_number, times)):
             return [float(one) for one in times]
         raise self._wrong(
             f"times_s is {_shown(times)}; write a number of seconds for each of the {images} images"
@@ -131,7 +127,7 @@ class _Line:
         value = self._fields.get(field)
         if value is None:
             return None
-        if type(value) in (int, float) and math.isfinite(cast("float", value)):
+        if _is_number(value):
             return float(cast("float", value))
         raise self._wrong(f"{field} is {_shown(value)}; write a number")
 
@@ -156,6 +152,10 @@ def _text(path: Path) -> str:
         raise InputError(
             f"{path} cannot be read ({error}): give a UTF-8 file with one JSON object a line"
         ) from error
+
+
+def _is_number(value: object) -> bool:
+    return isinstance(value, int | float) and not isinstance(value, bool) and abs(value) < _ENDLESS
 
 
 def _shown(value: object) -> str:

@@ -159,6 +159,15 @@ def test_prompts_come_from_standard_input_too(
             "times_s is [1, 2]; write a number",
         ),
         (
+            f'{{"prompt": "a", "images": ["pictures/a.png"], "times_s": [{10**400}]}}',
+            "write a number of seconds",
+        ),
+        (
+            f'{{"prompt": "a", "images": ["pictures/a.png"], "times_s": [1], "fps": {10**400}}}',
+            "fps is 1000",
+        ),
+        (f'{{"prompt": "a", "options": {{"temperature": {10**400}}}}}', "options: temperature is 1000"),
+        (
             '{"prompt": "a", "images": ["pictures/a.png"], "times_s": ["1"]}',
             "times_s is ['1']; write a number",
         ),

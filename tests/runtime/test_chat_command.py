@@ -112,6 +112,7 @@ def test_help_lists_every_command(say: Say) -> None:
         ("/nonsense", "there is no command /nonsense: use /image, /undo"),
         ("/image", "needs the path of a picture"),
         ("/image none.png", "none.png cannot be read"),
+        ("/image ~nobody-of-that-name/a.png", "~nobody-of-that-name/a.png cannot be read"),
         ("/image 'half", "'half cannot be read"),
         ("/undo", "1 turns cannot be taken back"),
         ("/undo all", "'all' is no number"),

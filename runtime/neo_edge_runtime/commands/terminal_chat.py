@@ -103,7 +103,7 @@ class TerminalChat:
         if not names:
             raise InputError("/image needs the path of a picture: /image table.jpg")
         for name in [rest] if Path(rest).is_file() else names:
-            self._show(Path(name).expanduser())
+            self._show(_expanded(name))
 
     def _show(self, picture: Path) -> None:
         image = load_image(picture)
@@ -155,6 +155,13 @@ def _interrupt_cancels(cancel: Callable[[], None]) -> Iterator[None]:
         yield
     finally:
         signal.signal(signal.SIGINT, before)
+
+
+def _expanded(name: str) -> Path:
+    try:
+        return Path(name).expanduser()
+    except RuntimeError:  # a tilde before nobody's name
+        return Path(name)
 
 
 def _questions(number: int) -> str:
