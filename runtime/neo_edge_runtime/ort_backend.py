@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -29,6 +30,7 @@ if TYPE_CHECKING:
     from neo_edge.manifest import Variant
     from neo_edge_runtime.backend import BackendTraits, DecoderState
 
+_MOST_THREADS = 64  # where the machine has no more; they spin, so thousands would bring it to a stop
 MODERN_ORT = (1, 25)  # the first ONNX Runtime whose TensorScatter works in place
 
 
@@ -51,8 +53,9 @@ class OrtBackend:
             MemoryBudgetError: the weights are larger than the free memory.
         """
         variant = bundle.variant(variant_name)
-        if threads is not None and threads < 1:
-            raise InputError(f"threads is {threads}; it must be 1 or above, or None for the physical cores")
+        most = max(_MOST_THREADS, os.cpu_count() or 1)
+        if threads is not None and not 1 <= threads <= most:
+            raise InputError(f"threads is {threads}; it must be 1 to {most}, or None for the physical cores")
         ort = require("onnxruntime", extra="cpu")
         _require_version(ort, variant_name, variant)
         _require_free_memory(bundle, variant)

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Literal
 
 from neo_edge_runtime.bench.prompts import text_prompt
 from neo_edge_runtime.bench.timing import Contender
+from neo_edge_runtime.context_room import require_room
 from neo_edge_runtime.kv_cache import cache_bytes
 from neo_edge_runtime.session import Session
 
@@ -45,6 +46,9 @@ class TextRun:
         """
         self._backend, self._tokens, self.test = backend, tokens, test
         self._config = backend.traits.config
+        # Before so many tokens are drawn.
+        end, positions = test.past + test.tokens, self._config.decoder.max_positions
+        require_room(0, end, end, max_tokens=None, max_positions=positions)
         self._prompt = text_prompt(self._config, tokens, test.tokens)
         self._token = int(self._prompt.input_ids[0])
         self.session = Session(backend)
