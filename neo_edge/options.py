@@ -81,7 +81,8 @@ def _number(value: object, *, at_least: float) -> bool:
     return (
         isinstance(value, Real)
         and not isinstance(value, bool)
-        and at_least <= value < math.inf  # a whole number may be beyond any float
+        # Not by isfinite: a whole number may be beyond any float.
+        and at_least <= value < math.inf  # type: ignore[operator]
     )
 
 

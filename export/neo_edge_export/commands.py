@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from neo_edge.extras import require
+from neo_edge_runtime.commands.model_arguments import count
 
 if TYPE_CHECKING:
     from neo_edge_export.verification import Verification
@@ -54,7 +55,7 @@ class ExportCommand:
         )
         parser.add_argument(
             "--verify-layers",
-            type=_positive,
+            type=count,
             metavar="N",
             help="decoder layers that are compared with the reference at a time (default: as many as fit in a "
             "gigabyte)",
@@ -107,11 +108,7 @@ def _print(found: Mapping[str, Verification], bundle: Path) -> None:
 
 def _layers(text: str) -> range:
     first, _, stop = text.partition(":")
-    return range(int(first), int(stop))
-
-
-def _positive(text: str) -> int:
-    value = int(text)
-    if value < 1:
-        raise argparse.ArgumentTypeError(f"{value} is below 1")
-    return value
+    try:
+        return range(int(first), int(stop))
+    except ValueError:
+        raise argparse.ArgumentTypeError(f"{text!r} is no slice of layers, such as 0:2") from None

@@ -77,6 +77,7 @@ def test_json_has_the_reference_beside_ours(
         (["--variant", "int3"], "no variant 'int3'"),
         (["--repetitions", "0"], "1 or above"),
         (["--prompt-tokens", "200000"], "shorten the prompt"),
+        (["--prompt-tokens", "999999999999999"], "shorten the prompt"),  # more than fit in memory
     ],
 )
 def test_it_says_what_is_wrong_and_exits_1(
@@ -88,11 +89,21 @@ def test_it_says_what_is_wrong_and_exits_1(
     assert message in printed.err
 
 
-@pytest.mark.parametrize("wrong", [["--depth", "0,x"], ["--image-size", "640"], ["--vs", "onnx"]])
-def test_wrong_usage_exits_2(tiny_bundle: Bundle, wrong: list[str]) -> None:
+@pytest.mark.parametrize(
+    ("wrong", "message"),
+    [
+        (["--depth", "0,x"], "'0,x' is no list of whole numbers, such as 320,1024"),
+        (["--image-size", "640"], "'640' is no size: write it like 640x480"),
+        (["--vs", "onnx"], "invalid choice: 'onnx'"),
+    ],
+)
+def test_wrong_usage_exits_2_and_says_what_is_right(
+    tiny_bundle: Bundle, capsys: pytest.CaptureFixture[str], wrong: list[str], message: str
+) -> None:
     with pytest.raises(SystemExit) as caught:
         bench(tiny_bundle, *wrong)
     assert caught.value.code == 2
+    assert message in capsys.readouterr().err
 
 
 def test_without_torch_the_comparison_exits_2_with_the_pip_line(

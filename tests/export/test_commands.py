@@ -50,14 +50,21 @@ def test_a_failed_export_exits_1_and_leaves_nothing(
 
 
 @pytest.mark.parametrize(
-    "wrong",
-    [["--precision", "int3"], ["--verify-layers", "0"], ["--verify-layers", "many"], ["--verify-slice", "2"]],
+    ("wrong", "message"),
+    [
+        (["--precision", "int3"], "invalid choice: 'int3'"),
+        (["--verify-layers", "0"], "'0' is no whole number from 1 on"),
+        (["--verify-layers", "many"], "'many' is no whole number from 1 on"),
+        (["--verify-slice", "2"], "'2' is no slice of layers, such as 0:2"),
+    ],
 )
-def test_wrong_arguments_exit_2(wrong: list[str], tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_wrong_arguments_exit_2_and_say_what_is_right(
+    wrong: list[str], message: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     with pytest.raises(SystemExit) as raised:
         main(["export", "somewhere", "-o", str(tmp_path / "out"), *wrong])
     assert raised.value.code == 2
-    assert wrong[0] in capsys.readouterr().err
+    assert f"argument {wrong[0]}: {message}" in capsys.readouterr().err
 
 
 def test_an_interrupted_export_leaves_nothing(tmp_path: Path) -> None:

@@ -132,6 +132,15 @@ def test_a_directory_is_not_overwritten(
     assert "exists already: choose another name\n" in capsys.readouterr().err
 
 
+def test_answers_for_a_folder_that_is_not_there_are_refused_before_any_work(
+    tiny_bundle: Path, prompts: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert run(tiny_bundle, prompts, "-o", str(prompts.parent / "none" / "answers.jsonl")) == 1
+    printed = capsys.readouterr().err
+    assert "is no directory, so answers.jsonl cannot be written there: make it first" in printed
+    assert ".partial-" not in printed
+
+
 def test_prompts_come_from_standard_input_too(
     tiny_bundle: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:

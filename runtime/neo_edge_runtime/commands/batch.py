@@ -141,6 +141,10 @@ def _writer(path: Path | None, *, overwrite: bool) -> Iterator[TextIO]:
             f"{path} exists already: choose another name"
             + (", or pass --overwrite" if path.is_file() else "")
         )
+    if not path.parent.is_dir():
+        raise InputError(
+            f"{path.parent} is no directory, so {path.name} cannot be written there: make it first"
+        )
     partial = path.with_name(f".{path.name}.partial-{secrets.token_hex(4)}")
     try:
         with partial.open("x", encoding="utf-8") as file:
