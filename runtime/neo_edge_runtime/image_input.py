@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Protocol, Union, runtime_checkable
 
 import numpy as np
-from PIL import Image, ImageOps
+from PIL import Image, ImageOps, UnidentifiedImageError
 
 from neo_edge.errors import ImageError
 
@@ -110,7 +110,7 @@ def check_head(path: Path) -> None:
             pass
     except _DECODING_ERRORS as error:
         raise ImageError(
-            f"{path} cannot be read as a picture ({error}): save it again as PNG or JPEG"
+            f"{path} cannot be read as a picture ({_reason(error)}): save it again as PNG or JPEG"
         ) from error
 
 
@@ -136,7 +136,7 @@ def _decode(source: str | os.PathLike[str] | bytes | bytearray | memoryview | Bi
         raise ImageError(f"{name} is too large to be decoded ({error}): {_SMALLER}") from error
     except _DECODING_ERRORS as error:
         raise ImageError(
-            f"{name} cannot be read as a picture ({error}): save it again as PNG or JPEG"
+            f"{name} cannot be read as a picture ({_reason(error)}): save it again as PNG or JPEG"
         ) from error
     if runs_code:
         raise ImageError(
@@ -148,6 +148,11 @@ def _decode(source: str | os.PathLike[str] | bytes | bytearray | memoryview | Bi
             f"(a small file can unpack to fill the memory): {_SMALLER}"
         )
     return image
+
+
+def _reason(error: Exception) -> str:
+    """Pillow's own words, but for those that name an object of ours."""
+    return "its format is unknown" if isinstance(error, UnidentifiedImageError) else str(error)
 
 
 def _read(

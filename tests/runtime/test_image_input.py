@@ -84,7 +84,7 @@ def test_a_file_object_that_was_just_written_is_read_from_its_start() -> None:
     ("source", "message"),
     [
         (b"", "empty"),
-        (b"not a picture", "cannot be read as a picture"),
+        (b"not a picture", r"cannot be read as a picture \(its format is unknown\)"),
         (encoded(picture())[:40], "cannot be read as a picture"),
         (io.BytesIO(), "empty"),
         (io.StringIO("text"), "binary mode"),
