@@ -115,16 +115,16 @@ class BundleWriter:
             if path.is_symlink():
                 raise BundleError(f"{path.relative_to(directory)} is a link; a bundle holds its files itself")
             if path.is_file():
-                files[path.relative_to(directory).as_posix()] = _entry(path)
+                files[path.relative_to(directory).as_posix()] = file_entry(path)
         text = replace(manifest, files=files).to_json()
         complete = parse_manifest(text)
         manifest_file = directory / MANIFEST_FILE
         manifest_file.write_text(text, encoding="utf-8")
-        _flush(manifest_file)
+        flush(manifest_file)
         for folder in [path for path in directory.rglob("*") if path.is_dir()]:
-            _flush(folder)
+            flush(folder)
         directory.chmod(0o777 & ~_umask())
-        _flush(directory)
+        flush(directory)
         self._check_target()
         self._give_name(directory)
         self._directory = None
@@ -163,7 +163,7 @@ class BundleWriter:
                 finally:
                     if lock is not None:
                         lock.release()
-        _flush(self.target.parent)
+        flush(self.target.parent)
 
     def _clear_leftovers(self) -> None:
         """What killed exports of this target left, unless one of them still runs."""
@@ -205,7 +205,7 @@ class BundleWriter:
                 return directory, lock
 
     def _failure(self, error: OSError | ValueError) -> BundleError:
-        cure = _CURES.get(error.errno or 0) if isinstance(error, OSError) else None
+        cure = cure_of(error) if isinstance(error, OSError) else None
         return BundleError(
             f"no bundle can be written at {str(self.target)!r}: {error}; nothing was left there: "
             f"{cure or 'choose another target, or look at what the system says'}"
@@ -218,17 +218,23 @@ def is_partial(path: Path) -> bool:
     return name.startswith(".") and _PARTIAL in name
 
 
+def cure_of(error: OSError) -> str | None:
+    """What the user can do about a file that could not be written."""
+    return _CURES.get(error.errno or 0)
+
+
 def _literal(name: str) -> str:
     """A file's name as a pattern that matches nothing else."""
     return "".join(f"[{character}]" if character in "*?[" else character for character in name)
 
 
-def _entry(path: Path) -> FileEntry:
-    _flush(path)
+def file_entry(path: Path) -> FileEntry:
+    """Flushes a file to the disk and describes it."""
+    flush(path)
     return FileEntry(size_bytes=path.stat().st_size, sha256=digest_file(path))
 
 
-def _flush(path: Path) -> None:
+def flush(path: Path) -> None:
     """Makes a file or a directory outlast a loss of power."""
     if os.name == "nt" and path.is_dir():
         return

@@ -79,6 +79,22 @@ class ParityError(ExportError):
     """Written graphs disagree with the reference by more than the tolerance."""
 
 
+class CalibrationError(NeoEdgeError):
+    """Activation statistics could not be gathered, or cannot be used; the bundle is as it was."""
+
+
+class CalibrationDataError(CalibrationError):
+    """The prompts to calibrate with are missing, too few, or of the wrong kind."""
+
+
+class StatisticsError(CalibrationError):
+    """Activation statistics are damaged, or hold what no model should give: NaN, infinity, a constant."""
+
+
+class StaleCalibrationError(CalibrationError):
+    """Activation statistics are of another checkpoint or other graphs than the bundle has."""
+
+
 class InputError(NeoEdgeError, ValueError):
     """An argument of a public call is outside what is allowed."""
 

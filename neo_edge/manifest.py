@@ -79,6 +79,17 @@ class Variant:
 
 
 @dataclass(frozen=True)
+class Calibration:
+    """Activation statistics in the bundle; what they hold in full, their file says."""
+
+    file: str  # relative to the bundle, with forward slashes
+    variant: str  # the one that ran
+    method: str  # of clipping: max, percentile or mse
+    samples: int  # prompts that went through the model
+    source: str  # of the prompts, in words
+
+
+@dataclass(frozen=True)
 class Manifest:
     """The whole of `bundle.json`."""
 
@@ -89,6 +100,7 @@ class Manifest:
     variants: Mapping[str, Variant]  # by name, such as fp16-portable
     provenance: Mapping[str, JsonValue] = field(default_factory=dict)  # checkpoint and packages it came from
     files: Mapping[str, FileEntry] = field(default_factory=dict)  # by path; filled in by the writer
+    calibrations: Mapping[str, Calibration] = field(default_factory=dict)  # by name
     schema_version: int = SCHEMA_VERSION
 
     def to_json(self) -> str:
@@ -101,6 +113,8 @@ class Manifest:
             "tokenizer": self.tokenizer,
             "variants": {name: _variant_to_dict(variant) for name, variant in self.variants.items()},
             "provenance": dict(self.provenance),
+            # Left out when there are none, so that releases without calibrations read such bundles.
+            **({"calibrations": _calibrations_to_dict(self.calibrations)} if self.calibrations else {}),
             "files": {path: asdict(self.files[path]) for path in sorted(self.files)},
         }
         return json.dumps(data, indent=2, allow_nan=False, ensure_ascii=False) + "\n"
@@ -139,6 +153,7 @@ def parse_manifest(text: str) -> Manifest:
         variants={name: _variant(value) for name, value in fields.section("variants").sections().items()},
         provenance=fields.free("provenance"),
         files={path: _file_entry(path, value) for path, value in fields.section("files").sections().items()},
+        calibrations=_calibrations(fields),
     )
     producer.no_others()
     fields.no_others()
@@ -193,6 +208,24 @@ def _variant(fields: Fields) -> Variant:
     return variant
 
 
+def _calibrations(fields: Fields) -> dict[str, Calibration]:
+    if not fields.has("calibrations"):
+        return {}
+    return {name: _calibration(value) for name, value in fields.section("calibrations").sections().items()}
+
+
+def _calibration(fields: Fields) -> Calibration:
+    calibration = Calibration(
+        file=fields.path("file"),
+        variant=fields.string("variant"),
+        method=fields.string("method"),
+        samples=fields.integer("samples"),
+        source=fields.string("source"),
+    )
+    fields.no_others()
+    return calibration
+
+
 def _file_entry(path: str, fields: Fields) -> FileEntry:
     check_relative_path(path)
     entry = FileEntry(size_bytes=fields.integer("size_bytes"), sha256=fields.string("sha256"))
@@ -215,6 +248,12 @@ def _check_references(manifest: Manifest) -> None:
                 f"{MANIFEST_FILE}: special_tokens has the id {largest}, and the model's vocabulary ends at "
                 f"{decoder.vocab_size - 1}: export again"
             )
+    for name, calibration in manifest.calibrations.items():
+        if calibration.file not in manifest.files:
+            raise BundleCorruptError(
+                f"{MANIFEST_FILE}: calibration {name!r} names {calibration.file!r}, which has no digest: copy the "
+                "bundle again, or calibrate again"
+            )
     for name, variant in manifest.variants.items():
         for path in variant.referenced_files:
             if path not in manifest.files:
@@ -233,6 +272,10 @@ def _check_references(manifest: Manifest) -> None:
                 f"{MANIFEST_FILE}: {table.file!r} has {stored} bytes and the shape {list(table.shape)} in "
                 f"{table.dtype} needs {table.size_bytes}: copy or export again"
             )
+
+
+def _calibrations_to_dict(calibrations: Mapping[str, Calibration]) -> dict[str, object]:
+    return {name: asdict(calibration) for name, calibration in calibrations.items()}
 
 
 def _variant_to_dict(variant: Variant) -> dict[str, object]:

@@ -58,6 +58,10 @@ class Fields:
         self._prefix = f"{name}." if name else ""
         self._used: set[str] = set()
 
+    def has(self, field: str) -> bool:
+        """Whether an optional field is there."""
+        return field in self._raw
+
     def string(self, field: str) -> str:
         value = self._get(field)
         if not isinstance(value, str) or not value:
