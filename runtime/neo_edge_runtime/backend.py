@@ -100,6 +100,10 @@ class Backend(Protocol):
         """Empty caches (finite numbers) for `batch` sequences of up to `capacity` tokens."""
         ...
 
+    def release_scratch(self) -> None:
+        """Gives memory back that is kept between runs only to make them quicker."""
+        ...
+
     def close(self) -> None:
         """Gives the weights' memory back."""
         ...

@@ -13,7 +13,7 @@ from neo_edge_runtime.control_groups import CGROUP, PROC, own_groups, read_text
 from neo_edge_runtime.kv_cache import cache_bytes
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Callable, Sequence
 
     from neo_edge_runtime.backend import BackendTraits
 
@@ -120,11 +120,17 @@ def vision_need(traits: BackendTraits, *, patches: int, visual_tokens: int) -> M
 class MemoryBudget:
     """Keeps the caches of a model's sessions, and the scratch of the next run, within what there is."""
 
-    def __init__(self, limit_bytes: int | None = None) -> None:
-        """`limit_bytes`: most that all sessions together may take beside the weights; None: what is free."""
+    def __init__(self, limit_bytes: int | None = None, *, reclaim: Callable[[], None] | None = None) -> None:
+        """Nothing is held yet.
+
+        Args:
+            limit_bytes: most that all sessions together may take beside the weights; None: what is free.
+            reclaim: called when too little is free, before that is an error: `Backend.release_scratch`.
+        """
         if limit_bytes is not None and limit_bytes < 1:
             raise InputError(f"memory_limit_bytes is {limit_bytes}; it must be above zero, or None")
         self.limit_bytes = limit_bytes
+        self._reclaim = reclaim
         self._held = 0
         self._lock = threading.Lock()
 
@@ -150,6 +156,9 @@ class MemoryBudget:
                 f"memory_limit_bytes allows {_mib(self.limit_bytes)}: {cure}, close sessions or raise the limit"
             )
         free = available_memory_bytes()
+        if free is not None and need.total > free and self._reclaim is not None:
+            self._reclaim()
+            free = available_memory_bytes()
         if free is not None and need.total > free:
             raise MemoryBudgetError(
                 f"{purpose} needs {_mib(need.total)} ({need}) and {_mib(free)} are free: {cure}, or free memory"

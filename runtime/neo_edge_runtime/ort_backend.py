@@ -37,7 +37,9 @@ MODERN_ORT = (1, 25)  # the first ONNX Runtime whose TensorScatter works in plac
 class OrtBackend:
     """Two ONNX Runtime sessions, vision and decoder, and the embedding table, mapped from its file."""
 
-    def __init__(self, bundle: Bundle, variant_name: str, *, threads: int | None = None) -> None:
+    def __init__(
+        self, bundle: Bundle, variant_name: str, *, threads: int | None = None, keep_scratch: bool = True
+    ) -> None:
         """Loads the graphs.
 
         Args:
@@ -45,6 +47,7 @@ class OrtBackend:
             variant_name: one of its variants.
             threads: of each operator (`intra_op`); None: the physical cores this process may use. Between
                 operators they spin, which is what makes one-token steps quick; operators run one after another.
+            keep_scratch: whether the scratch of a prefill (attention scores, chiefly) stays for the next one.
 
         Raises:
             BundleError: no such variant, or its graphs are not those that the manifest describes.
@@ -70,15 +73,22 @@ class OrtBackend:
         require_vision_graph(self._vision, config, variant)
         decoder = self._open(bundle, variant.decoder)
         require_decoder_graph(decoder, config, variant)
-        self._decoder: OrtDecoder | None = OrtDecoder(
-            ort, decoder, config.decoder, cache_dtype, portable, self._errors
-        )
         self._table: npt.NDArray[np.generic] | None = _map_table(bundle, variant)
         self._traits = ort_traits(
             config,
             variant.ops,
             cache_dtype=variant.cache_dtype,
             embedding_dtype=variant.token_embedding.dtype,
+        )
+        self._decoder: OrtDecoder | None = OrtDecoder(
+            ort,
+            decoder,
+            config.decoder,
+            cache_dtype=cache_dtype,
+            embedding_dtype=self._traits.embedding_dtype,
+            portable=portable,
+            errors=self._errors,
+            keep_scratch=keep_scratch,
         )
 
     @property
@@ -114,6 +124,12 @@ class OrtBackend:
         if self._decoder is None:
             raise _closed()
         return OrtDecoderState.empty(self._decoder, batch=batch, capacity=capacity)
+
+    def release_scratch(self) -> None:
+        """Hands what the last prefill worked in back to the system; the next one takes it anew."""
+        if self._decoder is None:
+            raise _closed()
+        OrtDecoderState.empty(self._decoder, batch=1, capacity=1).release_scratch()
 
     def close(self) -> None:
         """Drops both graphs and the table; a session that is still open can only be closed."""

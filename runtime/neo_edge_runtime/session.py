@@ -62,7 +62,7 @@ class Session:
         """
         if max_context_tokens is not None and max_context_tokens < 1:
             raise InputError(f"max_context_tokens is {max_context_tokens}; it must be above zero, or None")
-        self._backend, self._budget = backend, budget or MemoryBudget()
+        self._backend, self._budget = backend, budget or MemoryBudget(reclaim=backend.release_scratch)
         self._max_tokens, self._chunk_tokens = max_context_tokens, chunk_tokens
         self._state: DecoderState | None = None
         self._closed = False

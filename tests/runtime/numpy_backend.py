@@ -65,6 +65,9 @@ class NumpyBackend:
         self.states.append(state)
         return state
 
+    def release_scratch(self) -> None:
+        pass
+
     def close(self) -> None:
         self.closed = True
 

@@ -10,6 +10,7 @@ from tiny_golden import GOLDEN
 
 from neo_edge.config import DecoderConfig, ModelConfig, load_config
 from neo_edge.errors import InputError, MemoryBudgetError
+from neo_edge_runtime import memory
 from neo_edge_runtime.backend import BackendTraits
 from neo_edge_runtime.kv_cache import cache_bytes
 from neo_edge_runtime.memory import (
@@ -177,3 +178,22 @@ def test_the_fake_needs_what_its_arrays_take(backend: NumpyBackend) -> None:
     state = backend.new_state(batch=1, capacity=256)
     counted = cache_bytes(backend.config.decoder, batch=1, capacity=256, element_bytes=8)
     assert counted == state.keys.nbytes + state.values.nbytes
+
+
+def test_memory_that_can_be_reclaimed_is_reclaimed_before_a_prompt_is_refused(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    rooms, reclaimed = [50 * MIB], []
+    monkeypatch.setattr(memory, "available_memory_bytes", lambda: rooms[-1])
+
+    def reclaim() -> None:
+        reclaimed.append(rooms[-1])
+        rooms.append(100 * MIB)
+
+    budget = MemoryBudget(reclaim=reclaim)
+    budget.require(MemoryNeed(kv_cache=50 * MIB), "a prompt")
+    assert not reclaimed
+    budget.require(MemoryNeed(kv_cache=100 * MIB), "a prompt")
+    assert reclaimed == [50 * MIB]
+    with pytest.raises(MemoryBudgetError, match=r"a prompt needs 100\.0 MiB .* and 100\.0 MiB are free"):
+        budget.require(MemoryNeed(kv_cache=100 * MIB + 1), "a prompt")

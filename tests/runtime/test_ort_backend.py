@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import gc
 import shutil
+import sys
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
@@ -16,7 +18,7 @@ from neo_edge.bundle import open_bundle
 from neo_edge.errors import BackendError, BundleError, InputError, MemoryBudgetError, SessionClosedError
 from neo_edge.options import SamplingOptions
 from neo_edge.protocols import get_protocol
-from neo_edge_runtime import Model, Session, kv_cache, load, ort_backend
+from neo_edge_runtime import Model, Session, kv_cache, load, ort_backend, ort_decoder
 from neo_edge_runtime.backend import DecoderInputs
 from neo_edge_runtime.golden import read_golden as read_case
 from neo_edge_runtime.kv_cache import HostCache
@@ -261,6 +263,47 @@ def test_a_closed_model_refuses(tiny_bundle: Path) -> None:
         backend.new_state(batch=1, capacity=8)
     with pytest.raises(SessionClosedError):
         backend.encode_patches(np.zeros((4, 768), np.float32), np.zeros((4, 2), np.int32))
+
+
+def anonymous_bytes() -> int:
+    fields = Path("/proc/self/smaps_rollup").read_text().split("Anonymous:")
+    return int(fields[1].split()[0]) * 1024
+
+
+def prefill_scratch_left(backend: OrtBackend, tokens: int) -> int:
+    """Anonymous memory that a prefill leaves behind when its session is closed."""
+    before = anonymous_bytes()
+    with Session(backend) as session:
+        append_text(session, [1] * tokens)
+    gc.collect()
+    return anonymous_bytes() - before
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="reads smaps_rollup")
+def test_the_scratch_of_a_prefill_stays_for_the_next_one_until_it_is_released(tiny_bundle: Path) -> None:
+    # 4 heads of 1,400 tokens: scores of 30 MiB, and the tiny model's activations beside them.
+    backend = OrtBackend(open_bundle(tiny_bundle), "fp32", threads=1)
+    prefill_scratch_left(backend, 8)
+    assert prefill_scratch_left(backend, 1400) > 20 * 2**20
+    before = anonymous_bytes()
+    backend.release_scratch()
+    assert before - anonymous_bytes() > 20 * 2**20
+    backend.close()
+    with pytest.raises(SessionClosedError):
+        backend.release_scratch()
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="reads smaps_rollup")
+def test_scratch_goes_back_at_once_where_memory_is_limited_or_it_is_large(
+    tiny_bundle: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    bundle = open_bundle(tiny_bundle)
+    limited = OrtBackend(bundle, "fp32", threads=1, keep_scratch=False)
+    keeping = OrtBackend(bundle, "fp32", threads=1)
+    monkeypatch.setattr(ort_decoder, "_KEPT_SCORES_BYTES", 10 * 2**20)
+    for backend in (limited, keeping):
+        prefill_scratch_left(backend, 8)
+        assert prefill_scratch_left(backend, 1400) < 10 * 2**20
 
 
 def test_a_closed_sessions_pages_go_back_to_the_system(backend: OrtBackend) -> None:
