@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Literal
 
 from neo_edge.bundle_writer import BundleWriter, is_partial
+from neo_edge.engines import ENGINES_FOLDER
 from neo_edge.errors import BundleCorruptError, BundleError
 from neo_edge.file_digest import digest_file
 from neo_edge.manifest import MANIFEST_FILE, FileEntry, Manifest, Variant, parse_manifest
@@ -57,9 +58,11 @@ def open_bundle(path: str | Path, *, verify: Literal["size", "sha256"] = "size")
     bundle = read_bundle(path)
     faults = find_faults(bundle, sha256=verify == "sha256")
     if faults:
-        raise BundleCorruptError(
-            f"the bundle {bundle.root} is damaged: {'; '.join(faults)}. Copy or export it again"
+        only_engines = all(fault.startswith(f"{ENGINES_FOLDER}/") for fault in faults)
+        cure = (
+            "Run neo-edge build on it, which makes them anew" if only_engines else "Copy or export it again"
         )
+        raise BundleCorruptError(f"the bundle {bundle.root} is damaged: {'; '.join(faults)}. {cure}")
     return bundle
 
 

@@ -124,7 +124,7 @@ class BundleUpdate:
 
         Args:
             change: gives the new manifest from the present one. Its `files` are filled in here: those of before and
-                the staged ones, without the files of variants and calibrations that are no longer there.
+                the staged ones, without the files of variants, calibrations and engines that are no longer there.
 
         Returns:
             The bundle as it is now.
@@ -248,12 +248,14 @@ def _lost(before: Mapping[str, object], after: Mapping[str, object]) -> Iterator
 
 
 def _orphaned(path: str, before: Manifest, after: Manifest) -> bool:
-    """Whether a file was of a variant or a calibration that is no longer there.
+    """Whether a file was of a variant, a calibration or an engine that is no longer there.
 
     A variant names its graphs; their weights stand beside them, so a folder is a variant's as a whole.
     """
     if path in _calibration_files(before):
         return path not in _calibration_files(after)
+    if path in _engine_files(before):
+        return path not in _engine_files(after)
     folder = PurePosixPath(path).parent
     return folder in _variant_folders(before) and folder not in _variant_folders(after)
 
@@ -268,6 +270,10 @@ def _variant_folders(manifest: Manifest) -> set[PurePosixPath]:
 
 def _calibration_files(manifest: Manifest) -> set[str]:
     return {calibration.file for calibration in manifest.calibrations.values()}
+
+
+def _engine_files(manifest: Manifest) -> set[str]:
+    return {path for engine_set in manifest.engines.values() for path in engine_set.referenced_files}
 
 
 def _journal(path: Path) -> list[str]:

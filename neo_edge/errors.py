@@ -71,6 +71,10 @@ class BundleCorruptError(BundleError):
     """A file of the bundle is missing, truncated or altered, or its manifest is malformed."""
 
 
+class EngineError(BundleError):
+    """TensorRT engines are missing, or were built for something else, or are damaged; none was loaded."""
+
+
 class ExportError(NeoEdgeError):
     """An export could not be finished; no bundle was left behind."""
 
@@ -93,6 +97,14 @@ class StatisticsError(CalibrationError):
 
 class StaleCalibrationError(CalibrationError):
     """Activation statistics are of another checkpoint or other graphs than the bundle has."""
+
+
+class QuantizationError(NeoEdgeError):
+    """A variant could not be quantized; nothing was written."""
+
+
+class EngineBuildError(NeoEdgeError):
+    """TensorRT built no engine; the bundle is as it was."""
 
 
 class InputError(NeoEdgeError, ValueError):

@@ -13,6 +13,7 @@ from dataclasses import asdict, dataclass, field
 from typing import Literal
 
 from neo_edge.config import ModelConfig
+from neo_edge.engines import EngineSet, engines_to_dict, parse_engines
 from neo_edge.errors import BundleCorruptError, BundleVersionError, ConfigError, TokenizerError
 from neo_edge.manifest_fields import Fields, JsonValue, check_relative_path
 from neo_edge.tokens import SpecialTokens
@@ -101,6 +102,7 @@ class Manifest:
     provenance: Mapping[str, JsonValue] = field(default_factory=dict)  # checkpoint and packages it came from
     files: Mapping[str, FileEntry] = field(default_factory=dict)  # by path; filled in by the writer
     calibrations: Mapping[str, Calibration] = field(default_factory=dict)  # by name
+    engines: Mapping[str, EngineSet] = field(default_factory=dict)  # by the folder's name in engines/
     schema_version: int = SCHEMA_VERSION
 
     def to_json(self) -> str:
@@ -113,8 +115,9 @@ class Manifest:
             "tokenizer": self.tokenizer,
             "variants": {name: _variant_to_dict(variant) for name, variant in self.variants.items()},
             "provenance": dict(self.provenance),
-            # Left out when there are none, so that releases without calibrations read such bundles.
+            # Left out when there are none, so that older releases read such bundles.
             **({"calibrations": _calibrations_to_dict(self.calibrations)} if self.calibrations else {}),
+            **({"engines": engines_to_dict(self.engines)} if self.engines else {}),
             "files": {path: asdict(self.files[path]) for path in sorted(self.files)},
         }
         return json.dumps(data, indent=2, allow_nan=False, ensure_ascii=False) + "\n"
@@ -154,6 +157,7 @@ def parse_manifest(text: str) -> Manifest:
         provenance=fields.free("provenance"),
         files={path: _file_entry(path, value) for path, value in fields.section("files").sections().items()},
         calibrations=_calibrations(fields),
+        engines=parse_engines(fields),
     )
     producer.no_others()
     fields.no_others()
@@ -254,6 +258,12 @@ def _check_references(manifest: Manifest) -> None:
                 f"{MANIFEST_FILE}: calibration {name!r} names {calibration.file!r}, which has no digest: copy the "
                 "bundle again, or calibrate again"
             )
+    for name, engine_set in manifest.engines.items():
+        for path in engine_set.referenced_files:
+            if path not in manifest.files:
+                raise BundleCorruptError(
+                    f"{MANIFEST_FILE}: engines {name!r} name {path!r}, which has no digest: copy the bundle again"
+                )
     for name, variant in manifest.variants.items():
         for path in variant.referenced_files:
             if path not in manifest.files:

@@ -68,6 +68,9 @@ class Fields:
             raise self._wrong(field, "text")
         return value
 
+    def optional_string(self, field: str) -> str | None:
+        return None if self._get(field) is None else self.string(field)
+
     def path(self, field: str) -> str:
         return check_relative_path(self.string(field))
 
@@ -107,6 +110,12 @@ class Fields:
         """An object whose contents are not ours to check."""
         self.section(field)
         return cast("dict[str, JsonValue]", self._raw[field])
+
+    def malformed(self, field: str, why: str) -> BundleCorruptError:
+        """The error for a field whose parts do not fit together."""
+        return BundleCorruptError(
+            f"bundle.json: {self._prefix}{field} is impossible: {why}; copy the bundle again"
+        )
 
     def no_others(self) -> None:
         """Raises when the object has fields that nobody asked for."""

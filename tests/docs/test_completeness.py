@@ -12,6 +12,7 @@ from doc_blocks import PAGES, ROOT
 from neo_edge import errors
 from neo_edge.cli import installed_commands
 from neo_edge.config import DecoderConfig, ModelConfig, VisionConfig
+from neo_edge.engines import EngineKey, EngineLimits, EngineSet
 from neo_edge.manifest import FileEntry, Manifest, Producer, TokenEmbedding, Variant
 from neo_edge.tokens import SpecialTokens
 from neo_edge_runtime.backend import Backend, DecoderInputs, DecoderState
@@ -52,6 +53,9 @@ def test_troubleshooting_draws_the_tree_of_errors() -> None:
         (FileEntry, "files.*."),
         (Variant, ""),
         (TokenEmbedding, "token_embedding."),
+        (EngineSet, ""),
+        (EngineKey, "key."),
+        (EngineLimits, "key.limits."),
         (ModelConfig, ""),
         (VisionConfig, "vision."),
         (DecoderConfig, "decoder."),
@@ -60,7 +64,12 @@ def test_troubleshooting_draws_the_tree_of_errors() -> None:
 )
 def test_the_bundle_page_has_every_field_of_the_manifest(kind: type, prefix: str) -> None:
     missing = {prefix + field.name for field in fields(kind)} - first_cells("bundle.md")
-    assert missing <= {"vision", "decoder"}  # objects of the model, whose fields are listed
+    assert missing <= {
+        "vision",
+        "decoder",
+        "key",
+        "key.limits",
+    }  # objects of the model, whose fields are listed
 
 
 def test_the_graph_page_has_every_input_and_output_with_its_dimensions() -> None:
