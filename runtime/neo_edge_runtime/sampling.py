@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 
     from neo_edge.options import SamplingOptions
 
-_FIRST_LOOK, _SECOND_LOOK = 32, 512  # so many of the likeliest tokens top-p tries before it sorts them all
+_LOOKS = 32, 512  # so many of the likeliest tokens top-p tries before it sorts all that may stay
 
 
 class Sampler:
@@ -40,8 +40,12 @@ class Sampler:
             token = int(logits.argmax())
         else:
             candidates, probabilities = distribution(logits, self._options)
-            reached = np.searchsorted(np.cumsum(probabilities), self._random.random(), side="right")
-            token = int(candidates[min(int(reached), len(candidates) - 1)])
+            drawn = self._random.random()
+            if len(candidates) > 1:
+                reached = int(probabilities.cumsum().searchsorted(drawn, side="right"))
+                token = int(candidates[min(reached, len(candidates) - 1)])
+            else:
+                token = int(candidates[0])
         if self._penalizes and token not in self._seen:
             self._seen.add(token)
             self._seen_ids = np.append(self._seen_ids, token)
@@ -60,48 +64,64 @@ def distribution(
 
     Equal logits at the edge of top-k all stay, as in transformers. `options.temperature` must be above 0.
     """
-    scores: npt.NDArray[np.float32] = np.divide(logits, options.temperature, dtype=np.float32)
-    candidates = _top_k(scores, options.top_k)
+    scores: npt.NDArray[np.float32] = np.divide(logits, np.float32(options.temperature))
+    candidates = None  # all of them: a selection of 151k costs as much as the choice
+    if options.top_k is not None and options.top_k < len(scores):
+        candidates = _top_k(scores, options.top_k)
+        scores = scores[candidates]
+    weights = _weights(scores)
     if options.top_p is not None and options.top_p < 1:
-        candidates = _top_p(scores, candidates, options.top_p)
-    kept = scores[candidates]
+        likeliest, weights = _top_p(weights, options.top_p)
+        candidates = likeliest if candidates is None else candidates[likeliest]
+        scores = scores[likeliest]
+    if candidates is None:
+        candidates = np.arange(len(scores))
     if options.min_p:
-        # p >= min_p * p_max, without the exponentials of those that go
-        likely = kept >= kept.max() + math.log(options.min_p)
-        candidates, kept = candidates[likely], kept[likely]
-    probabilities = _weights(kept).astype(np.float64)
-    return candidates, probabilities / probabilities.sum()
+        # p >= min_p * p_max, without the rounding of the exponentials
+        likely = scores >= scores.max() + math.log(options.min_p)
+        candidates, weights = candidates[likely], weights[likely]
+    if len(candidates) == 1:
+        return candidates, np.ones(1)
+    probabilities = weights.astype(np.float64)
+    return candidates, probabilities / np.add.reduce(probabilities)
 
 
-def _top_k(scores: npt.NDArray[np.float32], k: int | None) -> npt.NDArray[np.int64]:
-    if k is None or k >= len(scores):
-        return np.arange(len(scores))
+def _top_k(scores: npt.NDArray[np.float32], k: int) -> npt.NDArray[np.int64]:
     least = np.partition(scores, len(scores) - k)[len(scores) - k]
     return np.flatnonzero(scores >= least)
 
 
+def _weights(scores: npt.NDArray[np.float32]) -> npt.NDArray[np.float32]:
+    """Probabilities but for their common factor; the likeliest has 1."""
+    below: npt.NDArray[np.float32] = scores - np.maximum.reduce(scores)
+    return np.exp(below, out=below)
+
+
 def _top_p(
-    scores: npt.NDArray[np.float32], candidates: npt.NDArray[np.int64], p: float
-) -> npt.NDArray[np.int64]:
-    """The fewest likeliest candidates that reach p; at least one."""
-    weights = _weights(scores[candidates])
-    reaching = p * float(weights.sum(dtype=np.float64))
-    for looked_at in (_FIRST_LOOK, _SECOND_LOOK, len(candidates)):
-        if looked_at < len(candidates):
-            least = np.partition(weights, len(weights) - looked_at)[len(weights) - looked_at]
-            likeliest = np.flatnonzero(weights >= least)
-        else:
-            likeliest = np.arange(len(candidates))
-        likeliest = likeliest[np.argsort(-weights[likeliest], kind="stable")]
-        reached = np.cumsum(weights[likeliest], dtype=np.float64)
+    weights: npt.NDArray[np.float32], p: float
+) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.float32]]:
+    """The fewest likeliest places that reach p, at least one, and their weights; likeliest first."""
+    total = float(np.add.reduce(weights, dtype=np.float64))
+    reaching = p * total
+    if reaching <= 1:  # the likeliest, which weighs 1, is enough; so it mostly is with a trained model
+        return np.array([weights.argmax()]), np.ones(1, np.float32)
+    # Those that weigh less than an even share of 1 - p make at most 1 - p together: all of them go.
+    (places,) = (weights > (1 - p) * total / len(weights)).nonzero()
+    for looked_at in (*_LOOKS, len(weights)):
+        if looked_at < len(places):
+            found = weights[places]
+            least = np.partition(found, len(found) - looked_at)[len(found) - looked_at]
+            likeliest = places[found >= least]
+        elif looked_at < len(weights):
+            likeliest = places
+        else:  # rounding may have cost the last of them
+            likeliest = np.arange(len(weights))
+        found = weights[likeliest]
+        order = (-found).argsort(kind="stable")
+        likeliest, found = likeliest[order], found[order]
+        reached = np.add.accumulate(found, dtype=np.float64)
         if reached[-1] >= reaching:
             break
     # A token goes when it and all less likely ones together make at most 1 - p; that is, when those before it reach p.
-    before = np.concatenate([[0.0], reached[:-1]])
-    return candidates[likeliest[before < reaching]]
-
-
-def _weights(scores: npt.NDArray[np.float32]) -> npt.NDArray[np.float32]:
-    """Probabilities but for their common factor; the likeliest has 1."""
-    weights: npt.NDArray[np.float32] = np.exp(scores - scores.max())
-    return weights
+    kept = 1 + int(reached.searchsorted(reaching))
+    return likeliest[:kept], found[:kept]

@@ -53,7 +53,7 @@ class TimedSession:
 
 
 def main() -> int:
-    """Prints the gaps; 1 when the median of the greedy ones is above the allowance."""
+    """Prints the gaps; 1 when a median is above the allowance."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--threads", type=int, default=usable_physical_cores())
     args = parser.parse_args()
@@ -62,7 +62,7 @@ def main() -> int:
         bundle = Path(folder) / "nano.bundle"
         neo_edge("export", CHECKPOINT, "-o", bundle)
         medians = _measure(bundle, args.threads)
-    return 0 if medians["greedy"] <= ALLOWED_US else 1
+    return 0 if max(medians.values()) <= ALLOWED_US else 1
 
 
 def _measure(path: Path, threads: int) -> dict[str, float]:
@@ -85,7 +85,7 @@ def _measure(path: Path, threads: int) -> dict[str, float]:
                 f"  {name:28} Python {medians[name]:6.1f} us a step (5 % to 95 %: {low:.1f} to {high:.1f}), "
                 f"session run {np.median(runs):.0f} us"
             )
-    print(f"  allowed: {ALLOWED_US:.0f} us")
+    print(f"  allowed, each: {ALLOWED_US:.0f} us")
     return medians
 
 

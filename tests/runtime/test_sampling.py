@@ -68,6 +68,33 @@ def test_the_distribution_is_transformers(options: SamplingOptions, vocab: int) 
         np.testing.assert_allclose(found(logits, options), processed(logits, options, []), atol=2e-6)
 
 
+@pytest.mark.parametrize("top_k", [None, 700])
+@pytest.mark.parametrize("scale", [0.01, 1.0, 8.0])
+@pytest.mark.parametrize("top_p", [1e-6, 0.3, 0.9, 0.999, 1 - 1e-9])
+@pytest.mark.parametrize("vocab", [7, 512, 5000])
+def test_top_p_gives_the_very_numbers_of_a_sort_of_all(
+    vocab: int, top_p: float, scale: float, top_k: int | None
+) -> None:
+    options = SamplingOptions(temperature=0.7, top_p=top_p, top_k=top_k)
+    for seed in range(4):
+        logits = np.random.default_rng(seed).normal(0, scale, vocab).astype(np.float32)
+        if seed % 2:
+            logits = np.round(logits)  # many are equal
+        scores = logits / np.float32(0.7)
+        least = -np.inf if top_k is None else np.sort(scores)[-min(top_k, vocab)]
+        weights = np.exp(scores - scores.max())
+        ids = np.flatnonzero(scores >= least)
+        ids = ids[np.argsort(-weights[ids], kind="stable")]
+        # Weights are summed in the order of the ids, and the running sum is that of the sorted ones.
+        reaching = top_p * weights[scores >= least].sum(dtype=np.float64)
+        before = np.concatenate([[0.0], np.cumsum(weights[ids], dtype=np.float64)[:-1]])
+        ids = ids[before < reaching]
+        expected = weights[ids].astype(np.float64)
+        candidates, probabilities = distribution(logits, options)
+        np.testing.assert_array_equal(candidates, ids)
+        np.testing.assert_array_equal(probabilities, expected / expected.sum())
+
+
 def test_equal_logits_at_the_edge_of_top_k_all_stay() -> None:
     candidates, _ = distribution(
         np.array([1, 5, 3, 3, 3, 0], np.float32), SamplingOptions(temperature=1.0, top_k=2)
