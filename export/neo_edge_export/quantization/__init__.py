@@ -1,0 +1,1 @@
+"""Low-precision variants of a bundle. No torch."""
