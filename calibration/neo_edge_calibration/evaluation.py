@@ -12,6 +12,7 @@ from neo_edge_calibration.baselines import best_constant
 from neo_edge_calibration.question import Question, Questions
 from neo_edge_calibration.scenes import make_question
 from neo_edge_calibration.scoring import is_right
+from neo_edge_runtime.batch_request import Request
 from neo_edge_runtime.model import Model
 from neo_edge_runtime.video import Frame
 
@@ -25,7 +26,7 @@ class FamilyScore:
     best_constant: float  # accuracy of the best answer that never looks
 
 
-def scene_questions(families: Sequence[str], seed: int, count: int) -> Questions:
+def scene_questions(families: Sequence[str], seed: int | str, count: int) -> Questions:
     """`count` questions of every family, from scenes that the seed alone decides."""
     return Questions(
         [partial(make_question, family, seed, index) for family in families for index in range(count)]
@@ -58,13 +59,20 @@ def evaluate(
 
 def ask(model: Model, question: Question, options: SamplingOptions | None = None) -> str:
     """The model's answer to one question."""
-    if question.times_s is None:
-        return model.generate(question.prompt, question.images, options=options).text
-    frames = [Frame(image, time_s) for image, time_s in zip(question.images, question.times_s, strict=True)]
+    asked = as_request(question)
     return model.generate(
-        question.prompt,
-        frames=frames,
-        video_duration_s=question.duration_s,
-        fps=question.fps,
+        asked.prompt,
+        asked.images,
+        asked.frames,
+        video_duration_s=asked.video_duration_s,
+        fps=asked.fps,
         options=options,
     ).text
+
+
+def as_request(question: Question) -> Request:
+    """What a model is asked; frames where the question has times."""
+    if question.times_s is None:
+        return Request(question.prompt, question.images)
+    frames = [Frame(image, time_s) for image, time_s in zip(question.images, question.times_s, strict=True)]
+    return Request(question.prompt, frames=frames, video_duration_s=question.duration_s, fps=question.fps)

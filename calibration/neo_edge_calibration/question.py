@@ -54,3 +54,7 @@ class Questions:
 
     def __iter__(self) -> Iterator[Question]:
         return (make() for make in self._makers)
+
+    def part(self, start: int, end: int) -> Questions:
+        """The questions from `start` up to, without, `end`; none of them is made by this."""
+        return Questions(self._makers[start:end])

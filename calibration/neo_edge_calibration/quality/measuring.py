@@ -1,0 +1,240 @@
+"""Measures variants of a bundle against a reference."""
+
+from __future__ import annotations
+
+import hashlib
+import math
+from collections.abc import Mapping, Sequence
+from datetime import datetime, timezone
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from neo_edge.errors import InputError
+from neo_edge.extras import require
+from neo_edge.progress import progress
+from neo_edge_calibration.quality.blocks import ReferenceAnswers, ask_here, ask_in_processes
+from neo_edge_calibration.quality.report import (
+    KL_EDGES,
+    FamilyQuality,
+    QualityReport,
+    TokenQuality,
+    VariantBytes,
+)
+from neo_edge_runtime.bench.device import device_lines
+from neo_edge_runtime.processors import usable_physical_cores
+
+if TYPE_CHECKING:
+    from neo_edge.bundle import Bundle
+    from neo_edge.manifest import Variant
+    from neo_edge_calibration.quality.comparison import Comparison
+    from neo_edge_calibration.quality.data import QualityData
+
+_MOST_PROCESSES = 256
+
+
+def measure_quality(
+    bundle: Bundle,
+    variant: str,
+    reference: str,
+    data: QualityData,
+    *,
+    threads: int | None = None,
+    processes: int = 1,
+    target_drop: float | None = None,
+    layer_snr_db: Mapping[str, float] | None = None,
+    provenance: Mapping[str, str] | None = None,
+    reference_answers: ReferenceAnswers | None = None,
+) -> QualityReport:
+    """The quality of one variant beside a reference, on the same questions.
+
+    Both answer every question greedily. Then the reference's own answer is fed to both, token by token, and their
+    probabilities are compared: what the reference says is what users have now, and needs nobody to write answers in
+    the model's own manner. Perplexity is that of the true answers.
+
+    Args:
+        bundle: an opened bundle, or a preview of an update.
+        variant: what is measured.
+        reference: what it is measured against; a float32 variant.
+        data: questions that calibration never saw.
+        threads: of each process; None: the physical cores, shared among them.
+        processes: that ask blocks of questions at the same time; each loads both variants. The result does not depend
+            on it. They start the caller's `__main__` again, which must be a module that may be imported.
+        target_drop: most accuracy that may be lost, a share; None: `default_target` of the variant's precision.
+        layer_snr_db: signal-to-noise of each weight, by name; None: what the manifest has.
+        provenance: more rows for the report.
+        reference_answers: of earlier measurements with the same data, or empty ones for later measurements.
+
+    Raises:
+        BundleError: there is no such variant.
+        InputError: an argument is out of range, or a question cannot be asked.
+        SessionClosedError: a variant gives logits that are not finite.
+    """
+    return measure_variants(
+        bundle,
+        [variant],
+        reference,
+        data,
+        threads=threads,
+        processes=processes,
+        target_drop=target_drop,
+        layer_snr_db=None if layer_snr_db is None else {variant: layer_snr_db},
+        provenance=provenance,
+        reference_answers=reference_answers,
+    )[variant]
+
+
+def measure_variants(
+    bundle: Bundle,
+    variants: Sequence[str],
+    reference: str,
+    data: QualityData,
+    *,
+    threads: int | None = None,
+    processes: int = 1,
+    target_drop: float | None = None,
+    layer_snr_db: Mapping[str, Mapping[str, float]] | None = None,
+    provenance: Mapping[str, str] | None = None,
+    reference_answers: ReferenceAnswers | None = None,
+) -> dict[str, QualityReport]:
+    """`measure_quality` of several variants in one pass, in which the reference answers once; by variant."""
+    for name in (reference, *variants):
+        bundle.variant(name)
+    if reference in variants or not variants or len(set(variants)) < len(variants):
+        raise InputError(
+            f"{', '.join(variants) or 'nothing'} cannot be measured against {reference}: name other variants, each once"
+        )
+    if not 1 <= processes <= _MOST_PROCESSES:
+        raise InputError(f"processes is {processes}; it must be 1 to {_MOST_PROCESSES}")
+    if target_drop is not None and not 0 < target_drop < 1:
+        raise InputError(
+            f"target_drop is {target_drop}; it is a share between 0 and 1, such as 0.01 for a point"
+        )
+    require("onnxruntime", extra="cpu")  # here, where the error can be raised whole
+    threads = threads or max(1, usable_physical_cores() // processes)
+    known = reference_answers if reference_answers is not None else ReferenceAnswers()
+    known.begin((variant_digest(bundle, reference), data.source, len(data.questions)))
+    asked = [reference, *variants]
+    if processes == 1:
+        blocks = ask_here(bundle, asked, data.questions, known, threads)
+    else:
+        blocks = ask_in_processes(bundle, asked, data.questions, known, threads, processes)
+    comparisons: list[Comparison] = []
+    with progress(len(data.questions), "measuring quality", "questions") as bar:
+        for block in blocks:
+            comparisons += block
+            bar.update(len(block))
+    known.keep(comparisons)
+    rows = provenance_rows(bundle, (reference, *variants), threads)
+    return {
+        name: QualityReport(
+            variant=name,
+            reference=reference,
+            precision=bundle.variant(name).precision,
+            target_drop=target_drop or default_target(bundle.variant(name).precision),
+            families=_families(comparisons, number),
+            tokens=_tokens(comparisons, number),
+            size=variant_bytes(bundle, name),
+            reference_size=variant_bytes(bundle, reference),
+            layer_snr_db=snr[name]
+            if name in (snr := layer_snr_db or {})
+            else _stored_snr(bundle.variant(name)),
+            data=data.source,
+            data_digest=hashlib.sha256(b"".join(one.digest for one in comparisons)).hexdigest(),
+            provenance={**rows, **(provenance or {})},
+        )
+        for number, name in enumerate(variants)
+    }
+
+
+def default_target(precision: str) -> float:
+    """Most accuracy that a variant of this precision may lose, as a share: 3 points for 4 bits, else 1."""
+    return 0.03 if "4" in precision else 0.01
+
+
+def variant_bytes(bundle: Bundle, name: str) -> VariantBytes:
+    """What the files of a variant take; those that it shares with others are counted."""
+    variant, files = bundle.variant(name), bundle.manifest.files
+    graphs = {variant.vision, variant.decoder}
+    beside = {path for path in files if any(path.startswith(f"{graph}.") for graph in graphs)}
+    tables = set(variant.referenced_files) - graphs
+    graph_bytes, weight_bytes, table_bytes = (
+        sum(files[path].size_bytes for path in paths) for paths in (graphs, beside, tables)
+    )
+    return VariantBytes(graph_bytes, weight_bytes, table_bytes)
+
+
+def provenance_rows(bundle: Bundle, variants: Sequence[str], threads: int) -> dict[str, str]:
+    """What was measured, with what, on what and when."""
+    machine, software, *_ = device_lines(threads)
+    checkpoint = bundle.manifest.provenance.get("checkpoint_sha256")
+    return {
+        **{f"files of {name}": variant_digest(bundle, name) for name in variants},
+        **({"checkpoint": str(checkpoint)} if checkpoint else {}),
+        "made by": f"{bundle.manifest.producer.name} {bundle.manifest.producer.version}",
+        "machine": machine,
+        "software": software,
+        "date": datetime.now(timezone.utc).strftime("%Y-%m-%d %H:%M UTC"),
+    }
+
+
+def variant_digest(bundle: Bundle, name: str) -> str:
+    """sha256 over the digests of a variant's files, which tells two builds of a variant apart."""
+    variant, files = bundle.variant(name), bundle.manifest.files
+    own = sorted(
+        path
+        for path in files
+        if path in variant.referenced_files or path.startswith((f"{variant.vision}.", f"{variant.decoder}."))
+    )
+    return hashlib.sha256("".join(f"{files[path].sha256} {path}\n" for path in own).encode()).hexdigest()
+
+
+def _families(comparisons: Sequence[Comparison], number: int) -> tuple[FamilyQuality, ...]:
+    groups: dict[str, list[tuple[bool, bool]]] = {}
+    for one in comparisons:
+        groups.setdefault(one.family, []).append((one.reference.right, one.variants[number].right))
+    return tuple(
+        FamilyQuality(
+            name=name,
+            count=len(pairs),
+            reference_right=sum(before for before, _ in pairs),
+            right=sum(now for _, now in pairs),
+            lost=sum(before and not now for before, now in pairs),
+            gained=sum(now and not before for before, now in pairs),
+        )
+        for name, pairs in groups.items()
+    )
+
+
+def _tokens(comparisons: Sequence[Comparison], number: int) -> TokenQuality:
+    measured = [one.variants[number] for one in comparisons]
+    kl = np.concatenate([one.kl for one in measured])
+    true_tokens = sum(one.true_tokens for one in comparisons)
+    return TokenQuality(
+        count=len(kl),
+        top1_agreement=sum(one.agreed for one in measured) / len(kl),
+        kl_mean=float(kl.mean()),
+        kl_p99=float(np.quantile(kl, 0.99)),
+        kl_max=float(kl.max()),
+        kl_histogram=tuple(
+            np.bincount(np.searchsorted(KL_EDGES, kl, "right"), minlength=len(KL_EDGES) + 1).tolist()
+        ),
+        reference_perplexity=_exp(sum(one.reference.surprise for one in comparisons) / true_tokens),
+        perplexity=_exp(sum(one.surprise for one in measured) / true_tokens),
+    )
+
+
+def _stored_snr(variant: Variant) -> dict[str, float]:
+    """What an earlier measurement wrote into the manifest."""
+    stored = variant.quality.get("layer_snr_db")
+    if not isinstance(stored, dict):
+        return {}
+    return {
+        name: math.inf if value is None else float(value)
+        for name, value in stored.items()
+        if value is None or isinstance(value, int | float)
+    }
+
+
+def _exp(value: float) -> float:
+    return math.exp(value) if value < 700 else math.inf  # float64 ends at e^709
