@@ -24,7 +24,10 @@ MANIFEST_FILE = "bundle.json"
 OpsProfile = Literal["modern", "portable"]
 CacheDtype = Literal["float32", "float16"]
 
-_ITEM_BYTES = {"float32": 4, "float16": 2}
+TableDtype = Literal["float32", "float16", "int8"]
+
+_ITEM_BYTES: Mapping[TableDtype, int] = {"float32": 4, "float16": 2, "int8": 1}
+_SCALE_BYTES = 4  # float32
 
 
 @dataclass(frozen=True)
@@ -48,13 +51,20 @@ class TokenEmbedding:
     """The embedding table that the host looks tokens up in: raw, row-major, little-endian."""
 
     file: str  # relative to the bundle, with forward slashes
-    dtype: CacheDtype  # also of `inputs_embeds` and visual tokens
+    dtype: TableDtype  # unless int8, also of `inputs_embeds` and visual tokens
     shape: tuple[int, int]  # [vocab, hidden]
+    scale_file: str | None = None  # of int8: a float32 for each row, which it is multiplied by
 
     @property
     def size_bytes(self) -> int:
         """Length of the file."""
         return self.shape[0] * self.shape[1] * _ITEM_BYTES[self.dtype]
+
+    @property
+    def files(self) -> Mapping[str, int]:
+        """The files that hold it, each with the length that it must have."""
+        scales = {} if self.scale_file is None else {self.scale_file: self.shape[0] * _SCALE_BYTES}
+        return {self.file: self.size_bytes, **scales}
 
 
 @dataclass(frozen=True)
@@ -76,7 +86,13 @@ class Variant:
     @property
     def referenced_files(self) -> tuple[str, ...]:
         """The files that this variant names."""
-        return self.vision, self.decoder, self.token_embedding.file
+        return self.vision, self.decoder, *self.token_embedding.files
+
+    @property
+    def embedding_dtype(self) -> CacheDtype:
+        """Type of `inputs_embeds` and visual tokens."""
+        dtype = self.token_embedding.dtype
+        return self.cache_dtype if dtype == "int8" else dtype
 
 
 @dataclass(frozen=True)
@@ -200,8 +216,9 @@ def _variant(fields: Fields) -> Variant:
         decoder=fields.path("decoder"),
         token_embedding=TokenEmbedding(
             file=embedding.path("file"),
-            dtype=embedding.choice("dtype", "float32", "float16"),
+            dtype=embedding.choice("dtype", "float32", "float16", "int8"),
             shape=(vocab, hidden),
+            scale_file=embedding.path("scale_file") if embedding.has("scale_file") else None,
         ),
         cache_dtype=fields.choice("cache_dtype", "float32", "float16"),
         quality=fields.free("quality"),
@@ -209,6 +226,12 @@ def _variant(fields: Fields) -> Variant:
     )
     embedding.no_others()
     fields.no_others()
+    table = variant.token_embedding
+    if (table.dtype == "int8") != (table.scale_file is not None):
+        raise BundleCorruptError(
+            f"{MANIFEST_FILE}: {table.file!r} is {table.dtype} and has {'a' if table.scale_file else 'no'} "
+            "scale_file; int8 needs one, other types take none: copy or export again"
+        )
     return variant
 
 
@@ -276,12 +299,13 @@ def _check_references(manifest: Manifest) -> None:
                 f"{MANIFEST_FILE}: {table.file!r} has the shape {list(table.shape)} and the model needs "
                 f"{list(wanted)}: export again"
             )
-        stored = manifest.files[table.file].size_bytes
-        if stored != table.size_bytes:
-            raise BundleCorruptError(
-                f"{MANIFEST_FILE}: {table.file!r} has {stored} bytes and the shape {list(table.shape)} in "
-                f"{table.dtype} needs {table.size_bytes}: copy or export again"
-            )
+        for path, size_bytes in table.files.items():
+            stored = manifest.files[path].size_bytes
+            if stored != size_bytes:
+                raise BundleCorruptError(
+                    f"{MANIFEST_FILE}: {path!r} has {stored} bytes and the shape {list(table.shape)} in "
+                    f"{table.dtype} needs {size_bytes}: copy or export again"
+                )
 
 
 def _calibrations_to_dict(calibrations: Mapping[str, Calibration]) -> dict[str, object]:
@@ -293,7 +317,9 @@ def _variant_to_dict(variant: Variant) -> dict[str, object]:
     values = {name: value for name, value in vars(variant).items() if name != "token_embedding"}
     values["quality"] = dict(variant.quality)
     values["layer_precision"] = dict(variant.layer_precision)
-    return {**values, "token_embedding": {**asdict(variant.token_embedding)}}
+    # Left out where there is none, so that older releases read such bundles.
+    table = {name: value for name, value in asdict(variant.token_embedding).items() if value is not None}
+    return {**values, "token_embedding": table}
 
 
 def _no_constant(name: str) -> object:

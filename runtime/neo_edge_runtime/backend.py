@@ -14,6 +14,7 @@ if TYPE_CHECKING:
     import numpy.typing as npt
 
     from neo_edge.config import ModelConfig
+    from neo_edge_runtime.token_table import TokenTable
 
 Ops = Literal["modern", "portable"]
 
@@ -92,7 +93,7 @@ class Backend(Protocol):
         ...
 
     @property
-    def token_embedding(self) -> npt.NDArray[np.generic]:
+    def token_embedding(self) -> TokenTable:
         """[V, hidden] on the host, memory-mapped where it comes from a file."""
         ...
 

@@ -26,7 +26,7 @@ def require_vision_graph(
         {"patches": (None, config.vision.patch_dim), "patch_xy": (None, 2)},
         variant.vision,
     )
-    _require(session.get_outputs(), {"visual_tokens": hidden}, variant.vision, variant.token_embedding.dtype)
+    _require(session.get_outputs(), {"visual_tokens": hidden}, variant.vision, variant.embedding_dtype)
 
 
 def require_decoder_graph(session: Any, config: ModelConfig, variant: Variant) -> None:

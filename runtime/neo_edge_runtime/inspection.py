@@ -88,7 +88,7 @@ def _inspect_bundle(path: Path, context_tokens: int) -> ModelReport:
                     config,
                     variant.ops,
                     cache_dtype=variant.cache_dtype,
-                    embedding_dtype=variant.token_embedding.dtype,
+                    embedding_dtype=variant.embedding_dtype,
                 ),
                 weights=weight_bytes(manifest, variant),
                 context_tokens=context_tokens,
@@ -194,5 +194,5 @@ def _picture_tokens(config: ModelConfig) -> int:
 
 def _variant_bytes(manifest: Manifest, name: str) -> int:
     variant = manifest.variants[name]
-    table = manifest.files[variant.token_embedding.file].size_bytes
+    table = sum(variant.token_embedding.files.values())
     return weight_bytes(manifest, variant) + table

@@ -9,7 +9,6 @@ import numpy as np
 
 from neo_edge.errors import (
     BackendError,
-    BundleCorruptError,
     InputError,
     MemoryBudgetError,
     SessionClosedError,
@@ -20,6 +19,7 @@ from neo_edge_runtime.memory import available_memory_bytes
 from neo_edge_runtime.ort_decoder import OrtDecoder, OrtDecoderState
 from neo_edge_runtime.ort_memory import ort_traits, weight_bytes
 from neo_edge_runtime.processors import usable_physical_cores
+from neo_edge_runtime.token_table import TokenTable, map_token_table
 
 if TYPE_CHECKING:
     from types import ModuleType
@@ -73,12 +73,12 @@ class OrtBackend:
         require_vision_graph(self._vision, config, variant)
         decoder = self._open(bundle, variant.decoder)
         require_decoder_graph(decoder, config, variant)
-        self._table: npt.NDArray[np.generic] | None = _map_table(bundle, variant)
+        self._table: TokenTable | None = map_token_table(bundle, variant)
         self._traits = ort_traits(
             config,
             variant.ops,
             cache_dtype=variant.cache_dtype,
-            embedding_dtype=variant.token_embedding.dtype,
+            embedding_dtype=variant.embedding_dtype,
         )
         self._decoder: OrtDecoder | None = OrtDecoder(
             ort,
@@ -97,7 +97,7 @@ class OrtBackend:
         return self._traits
 
     @property
-    def token_embedding(self) -> npt.NDArray[np.generic]:
+    def token_embedding(self) -> TokenTable:
         """[V, hidden], mapped from the bundle."""
         if self._table is None:
             raise _closed()
@@ -141,6 +141,8 @@ class OrtBackend:
         options.inter_op_num_threads = 1
         options.execution_mode = self._ort.ExecutionMode.ORT_SEQUENTIAL
         options.log_severity_level = 3  # errors; its warnings are about its own optimizations
+        # Without VNNI its sums of u8 by s8 products may saturate; this takes a slower kernel there, and only there.
+        options.add_session_config_entry("session.x64quantprecision", "1")
         path = bundle.path(relative)
         try:
             return self._ort.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
@@ -185,19 +187,6 @@ def _require_free_memory(bundle: Bundle, variant: Variant) -> None:
             f"the weights of {bundle.root} ({variant.decoder.rpartition('/')[0]}) need {needed / 2**20:.1f} MiB and "
             f"{free / 2**20:.1f} MiB are free: free memory or use a smaller variant"
         )
-
-
-def _map_table(bundle: Bundle, variant: Variant) -> npt.NDArray[np.generic]:
-    stored = variant.token_embedding
-    path = bundle.path(stored.file)
-    dtype = np.dtype(stored.dtype).newbyteorder("<")
-    try:
-        # A plain array over the map: indexing a np.memmap costs microseconds a token.
-        return np.asarray(np.memmap(path, dtype, mode="r", shape=stored.shape))
-    except (OSError, ValueError) as error:
-        raise BundleCorruptError(
-            f"{path} cannot be mapped ({error}): copy or export the bundle again"
-        ) from error
 
 
 def _closed() -> SessionClosedError:

@@ -43,5 +43,5 @@ def weight_bytes(manifest: Manifest, variant: Variant) -> int:
     return sum(
         entry.size_bytes
         for relative, entry in manifest.files.items()
-        if relative.rpartition("/")[0] in folders and relative != variant.token_embedding.file
+        if relative.rpartition("/")[0] in folders and relative not in variant.token_embedding.files
     )
