@@ -107,7 +107,9 @@ def _top_p(
         return np.array([weights.argmax()]), np.ones(1, np.float32)
     # Those that weigh less than an even share of 1 - p make at most 1 - p together: all of them go.
     (places,) = (weights > (1 - p) * total / len(weights)).nonzero()
-    for looked_at in (*_LOOKS, len(weights)):
+    looks = iter(_LOOKS)
+    while True:
+        looked_at = next(looks, len(weights))
         if looked_at < len(places):
             found = weights[places]
             least = np.partition(found, len(found) - looked_at)[len(found) - looked_at]
@@ -118,10 +120,10 @@ def _top_p(
             likeliest = np.arange(len(weights))
         found = weights[likeliest]
         order = (-found).argsort(kind="stable")
-        likeliest, found = likeliest[order], found[order]
+        found = found[order]
         reached = np.add.accumulate(found, dtype=np.float64)
-        if reached[-1] >= reaching:
-            break
-    # A token goes when it and all less likely ones together make at most 1 - p; that is, when those before it reach p.
-    kept = 1 + int(reached.searchsorted(reaching))
-    return likeliest[:kept], found[:kept]
+        if reached[-1] >= reaching or looked_at >= len(weights):
+            # A token goes when it and all less likely ones together make at most 1 - p; that is, when those before
+            # it reach p.
+            kept = 1 + int(reached.searchsorted(reaching))
+            return likeliest[order[:kept]], found[:kept]
