@@ -13,7 +13,7 @@ from tiny_bundle import FILES, tiny_manifest
 
 from neo_edge.config import load_config
 from neo_edge.errors import BundleCorruptError, BundleVersionError
-from neo_edge.manifest import FileEntry, Manifest, parse_manifest
+from neo_edge.manifest import Calibration, FileEntry, Manifest, parse_manifest
 from neo_edge.manifest_fields import check_relative_path
 
 
@@ -176,3 +176,17 @@ def test_a_path_that_passes_stays_below_its_folder(path: str) -> None:
 def test_a_number_that_json_does_not_have_is_refused_when_writing(manifest: Manifest) -> None:
     with pytest.raises(ValueError, match="not JSON compliant"):
         replace(manifest, provenance={"loss": float("nan")}).to_json()
+
+
+def test_calibrations_read_back_and_are_left_out_where_there_are_none(manifest: Manifest) -> None:
+    calibration = Calibration("fp32/vision.onnx", "fp32", "max", 8, "scenes")
+    calibrated = replace(manifest, calibrations={"default": calibration})
+    assert parse_manifest(calibrated.to_json()) == calibrated
+    assert "calibrations" not in json.loads(manifest.to_json())
+
+
+def test_a_calibration_whose_file_has_no_digest_is_refused(manifest: Manifest) -> None:
+    calibration = Calibration("calibration/gone.safetensors", "fp32", "max", 8, "scenes")
+    text = replace(manifest, calibrations={"default": calibration}).to_json()
+    with pytest.raises(BundleCorruptError, match="calibration 'default' names 'calibration/gone.*no digest"):
+        parse_manifest(text)
