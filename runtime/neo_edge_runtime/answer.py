@@ -7,11 +7,11 @@ import time
 from typing import TYPE_CHECKING
 
 from neo_edge_runtime.completion import Completion, StopReason, Usage
-from neo_edge_runtime.memory import peak_memory_bytes
+from neo_edge_runtime.memory import MemoryNeed, peak_memory_bytes
 from neo_edge_runtime.prefill_plan import PrefillCancelledError
 from neo_edge_runtime.sampling import Sampler
 from neo_edge_runtime.text_stream import TextStream
-from neo_edge_runtime.vision_encoder import encode_images
+from neo_edge_runtime.vision_encoder import encode_images, encoding_need
 
 if TYPE_CHECKING:
     import numpy as np
@@ -36,15 +36,20 @@ class Answer:
         self._first_token_s: float | None = None
         self._decode_s, self._decoded = 0.0, 0
 
-    def begin(self, waited_s: float = 0.0) -> str:
+    def begin(self, waited_s: float = 0.0, *, beside: MemoryNeed | None = None) -> str:
         """Encodes the pictures, prefills and takes the first token; the text that is certain now.
 
         Args:
             waited_s: seconds between the request's preparation and now that count for its first token.
+            beside: memory that the caller will take for the same request.
+
+        Raises:
+            MemoryBudgetError: there is no room now; nothing has run, and it may begin later.
+            NeoEdgeError: of the kinds that `Session.prefill` raises.
         """
         started = time.perf_counter()
         try:
-            logits = self._prefill()
+            logits = self._prefill(beside or MemoryNeed())
         except PrefillCancelledError:
             self.reason = "cancelled"
             return ""
@@ -81,14 +86,16 @@ class Answer:
         self.completion = Completion("".join(self._text), tuple(self.tokens), self.reason, self._usage())
         return rest
 
-    def _prefill(self) -> npt.NDArray[np.float32]:
+    def _prefill(self, beside: MemoryNeed) -> npt.NDArray[np.float32]:
         request = self.request
         if self.cancelled.is_set():
             raise PrefillCancelledError
-        visual_tokens = encode_images(request.backend, request.images)
-        logits: npt.NDArray[np.float32] = request.session.prefill(
-            request.input_ids, request.layout, visual_tokens, cancelled=self.cancelled
-        )[-1]
+        need = beside + encoding_need(request.backend, request.images)
+        with request.session.reserve(request.layout, beside=need):
+            visual_tokens = encode_images(request.backend, request.images)
+            logits: npt.NDArray[np.float32] = request.session.prefill(
+                request.input_ids, request.layout, visual_tokens, cancelled=self.cancelled
+            )[-1]
         return logits
 
     def _usage(self) -> Usage:

@@ -16,7 +16,7 @@ from neo_edge.errors import InputError, SessionClosedError
 from neo_edge_runtime.context_room import require_room
 from neo_edge_runtime.decoder_inputs import decode_inputs, unknown_token
 from neo_edge_runtime.kv_cache import cache_bytes, capacity_for
-from neo_edge_runtime.memory import MemoryBudget, MemoryNeed, prefill_need
+from neo_edge_runtime.memory import MemoryBudget, MemoryNeed, Reservation, prefill_need
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -214,17 +214,15 @@ class BatchSession:
     def _room_for(self, length: int) -> DecoderState:
         capacity = self._capacity_for(length)
         if self._state is None or capacity > self._state.capacity:
-            need = self.need(length - 1)
-            self._budget.require(
-                need, f"a batch of {self._max_rows} sequences of up to {capacity} tokens", cure=_CURE
-            )
-            if self._state is None:
-                self._state = self._backend.new_state(batch=self._max_rows, capacity=capacity)
-            else:
-                self._close_gaps()
-                longest = max(row.length for row in self.rows)
-                self._state.grow(capacity, length=longest, rows=self._max_rows)
-            self._hold(self._bytes(capacity))
+            purpose = f"a batch of {self._max_rows} sequences of up to {capacity} tokens"
+            with self._budget.reserve(self.need(length - 1), purpose, cure=_CURE) as reservation:
+                if self._state is None:
+                    self._state = self._backend.new_state(batch=self._max_rows, capacity=capacity)
+                else:
+                    self._close_gaps()
+                    longest = max(row.length for row in self.rows)
+                    self._state.grow(capacity, length=longest, rows=self._max_rows)
+                self._hold(self._bytes(capacity), reservation)
         return self._state
 
     def _capacity_for(self, length: int) -> int:
@@ -241,8 +239,8 @@ class BatchSession:
             element_bytes=traits.cache_element_bytes,
         )
 
-    def _hold(self, size_bytes: int) -> None:
-        self._budget.hold(size_bytes - self._held_bytes)
+    def _hold(self, size_bytes: int, reservation: Reservation | None = None) -> None:
+        self._budget.hold(size_bytes - self._held_bytes, reservation)
         self._held_bytes = size_bytes
 
     def _drop_if_empty(self) -> None:

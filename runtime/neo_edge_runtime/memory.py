@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import sys
 import threading
+from contextlib import contextmanager
 from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -13,7 +14,7 @@ from neo_edge_runtime.control_groups import CGROUP, PROC, own_groups, read_text
 from neo_edge_runtime.kv_cache import cache_bytes
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Sequence
+    from collections.abc import Callable, Iterator, Sequence
 
     from neo_edge_runtime.backend import BackendTraits
 
@@ -117,8 +118,19 @@ def vision_need(traits: BackendTraits, *, patches: int, visual_tokens: int) -> M
     )
 
 
+class Reservation:
+    """Memory that a run was promised; what it allocates for good is taken out of it by `MemoryBudget.hold`."""
+
+    def __init__(self, size_bytes: int) -> None:
+        self.left_bytes = size_bytes
+
+
 class MemoryBudget:
-    """Keeps the caches of a model's sessions, and the scratch of the next run, within what there is."""
+    """Keeps the caches of a model's sessions, and the scratch of their runs, within what there is.
+
+    Threads share it: what is reserved for one is not there for another. A run's scratch counts until its block ends,
+    also where the system counts it as used by then.
+    """
 
     def __init__(self, limit_bytes: int | None = None, *, reclaim: Callable[[], None] | None = None) -> None:
         """Nothing is held yet.
@@ -131,43 +143,78 @@ class MemoryBudget:
             raise InputError(f"memory_limit_bytes is {limit_bytes}; it must be above zero, or None")
         self.limit_bytes = limit_bytes
         self._reclaim = reclaim
-        self._held = 0
-        self._lock = threading.Lock()
+        self._held, self._reserved = 0, 0
+        # The garbage collector may close a dropped session, which calls `hold`, while this thread is in here.
+        self._lock = threading.RLock()
 
     @property
     def held_bytes(self) -> int:
         """What the open sessions' caches take now."""
         return self._held
 
+    @property
+    def reserved_bytes(self) -> int:
+        """What runs that are under way may take beside that."""
+        return self._reserved
+
     def require(self, need: MemoryNeed, purpose: str, *, cure: str = _CURE) -> None:
-        """Passes when `need` fits.
+        """Passes when `need` fits now; reserves nothing. Arguments and errors as `reserve`."""
+        with self.reserve(need, purpose, cure=cure):
+            pass
+
+    @contextmanager
+    def reserve(self, need: MemoryNeed, purpose: str, *, cure: str = _CURE) -> Iterator[Reservation]:
+        """Keeps `need` for the block.
 
         Args:
-            need: bytes beside what is held.
+            need: bytes beside what is held and reserved.
             purpose: what they are for; the message begins with it.
             cure: what the user can do about it.
 
         Raises:
-            MemoryBudgetError: it does not; nothing was allocated.
+            MemoryBudgetError: they do not fit; nothing was allocated.
         """
-        if self.limit_bytes is not None and self._held + need.total > self.limit_bytes:
+        with self._lock:
+            self._check(need, purpose, cure)
+            self._reserved += need.total
+        reservation = Reservation(need.total)
+        try:
+            yield reservation
+        finally:
+            with self._lock:
+                self._reserved -= reservation.left_bytes
+
+    def hold(self, size_bytes: int, reservation: Reservation | None = None) -> None:
+        """Counts a cache that grew by `size_bytes` (negative: that was given back).
+
+        Args:
+            size_bytes: by how much.
+            reservation: what it grew within.
+        """
+        with self._lock:
+            self._held += size_bytes
+            if reservation is not None and size_bytes > 0:
+                taken = min(size_bytes, reservation.left_bytes)
+                reservation.left_bytes -= taken
+                self._reserved -= taken
+
+    def _check(self, need: MemoryNeed, purpose: str, cure: str) -> None:
+        wanted = f"{purpose} needs {_mib(need.total)} ({need})"
+        others = f" and {_mib(self._reserved)} that other runs may take" if self._reserved else ""
+        if self.limit_bytes is not None and self._held + self._reserved + need.total > self.limit_bytes:
             raise MemoryBudgetError(
-                f"{purpose} needs {_mib(need.total)} ({need}) beside {_mib(self._held)} that open sessions hold; "
+                f"{wanted} beside {_mib(self._held)} that open sessions hold{others}; "
                 f"memory_limit_bytes allows {_mib(self.limit_bytes)}: {cure}, close sessions or raise the limit"
             )
         free = available_memory_bytes()
-        if free is not None and need.total > free and self._reclaim is not None:
+        if free is not None and need.total + self._reserved > free and self._reclaim is not None:
             self._reclaim()
             free = available_memory_bytes()
-        if free is not None and need.total > free:
+        if free is not None and need.total + self._reserved > free:
             raise MemoryBudgetError(
-                f"{purpose} needs {_mib(need.total)} ({need}) and {_mib(free)} are free: {cure}, or free memory"
+                f"{wanted}{' beside' + others.removeprefix(' and') if others else ''} and {_mib(free)} are free: "
+                f"{cure}, or free memory"
             )
-
-    def hold(self, size_bytes: int) -> None:
-        """Counts a cache that grew by `size_bytes` (negative: that was given back)."""
-        with self._lock:
-            self._held += size_bytes
 
 
 def available_memory_bytes(proc: Path = PROC, cgroup: Path = CGROUP) -> int | None:

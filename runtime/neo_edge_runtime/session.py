@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -17,11 +18,12 @@ from neo_edge_runtime.decoder_inputs import (
     unknown_token,
 )
 from neo_edge_runtime.kv_cache import cache_bytes, capacity_for
-from neo_edge_runtime.memory import MemoryBudget, MemoryNeed, prefill_need
+from neo_edge_runtime.memory import MemoryBudget, MemoryNeed, Reservation, prefill_need
 from neo_edge_runtime.prefill_plan import DEFAULT_CHUNK_TOKENS, Chunk, PrefillCancelledError, plan_prefill
 
 if TYPE_CHECKING:
     import threading
+    from collections.abc import Iterator
 
     import numpy.typing as npt
 
@@ -65,6 +67,7 @@ class Session:
         self._backend, self._budget = backend, budget or MemoryBudget(reclaim=backend.release_scratch)
         self._max_tokens, self._chunk_tokens = max_context_tokens, chunk_tokens
         self._state: DecoderState | None = None
+        self._reservation: Reservation | None = None
         self._closed = False
         self._length, self._next_t = 0, 0
         self._legal = {0: 0}  # length -> next_t of every point to rewind to
@@ -103,7 +106,19 @@ class Session:
             layout: of the tokens to come.
             beside: memory that the caller takes for the same piece, such as the vision graph's.
         """
-        self._admit(layout, all_logits=False, beside=beside or MemoryNeed())
+        with self.reserve(layout, beside=beside):
+            pass
+
+    @contextmanager
+    def reserve(self, layout: SequenceLayout, *, beside: MemoryNeed | None = None) -> Iterator[None]:
+        """Keeps the memory of a `prefill` in the block, and of what is beside it, from other threads.
+
+        Without it `prefill` reserves its own. Arguments and errors as `preflight`.
+        """
+        chunks = self._admit(layout)
+        need = self._prefill_need(chunks, len(layout.visible_length), all_logits=False)
+        with self._reserved(need + (beside or MemoryNeed()), len(layout.visible_length)):
+            yield
 
     def prefill(
         self,
@@ -132,19 +147,20 @@ class Session:
             BackendError: the run failed; the session stands where it stood.
             PrefillCancelledError: `cancelled` was set; the session stands where it stood.
         """
-        chunks = self._admit(layout, all_logits=all_logits, beside=MemoryNeed())
+        chunks = self._admit(layout)
         ids = checked_ids(input_ids, layout, self._backend)
-        embeds = EmbeddedTokens(self._backend, ids, layout.is_visual, visual_tokens)
-        start_length, vocab_size = self._length, len(self._backend.token_embedding)
-        kept = np.empty((len(ids) if all_logits else 1, vocab_size), np.float32)
-        for chunk in chunks:
-            if cancelled is not None and cancelled.is_set():
-                raise PrefillCancelledError
-            inputs = chunk_inputs(layout, chunk, embeds, start_length, all_logits=all_logits)
-            logits = self._state_with(chunk.capacity, used=start_length + chunk.start).run(inputs)[0]
-            self.sent_tokens += chunk.end - chunk.start
-            self._require_finite(logits)
-            kept[slice(chunk.start, chunk.end) if all_logits else slice(None)] = logits
+        with self._reserved(self._prefill_need(chunks, len(ids), all_logits=all_logits), len(ids)):
+            embeds = EmbeddedTokens(self._backend, ids, layout.is_visual, visual_tokens)
+            start_length, vocab_size = self._length, len(self._backend.token_embedding)
+            kept = np.empty((len(ids) if all_logits else 1, vocab_size), np.float32)
+            for chunk in chunks:
+                if cancelled is not None and cancelled.is_set():
+                    raise PrefillCancelledError
+                inputs = chunk_inputs(layout, chunk, embeds, start_length, all_logits=all_logits)
+                logits = self._state_with(chunk.capacity, used=start_length + chunk.start).run(inputs)[0]
+                self.sent_tokens += chunk.end - chunk.start
+                self._require_finite(logits)
+                kept[slice(chunk.start, chunk.end) if all_logits else slice(None)] = logits
         self._length, self._next_t = start_length + len(ids), layout.next_t
         self._legal.update(
             (start_length + length, layout.t_after(length)) for length in layout.boundaries.tolist()
@@ -167,8 +183,8 @@ class Session:
             raise unknown_token(token, self._backend)
         if length == state.capacity:
             capacity = capacity_for(length + 1, length, self._max_tokens)
-            self._require_memory([Chunk(0, 1, capacity)], 1, 1, MemoryNeed())
-            state = self._state_with(capacity, used=length)
+            with self._reserved(self._prefill_need([Chunk(0, 1, capacity)], 1, all_logits=False), 1):
+                state = self._state_with(capacity, used=length)
         step.inputs_embeds[0, 0] = self._backend.token_embedding[token]
         step.position_ids[0, 0, 0] = self._next_t
         step.visible_length[0, 0] = length + 1
@@ -224,9 +240,10 @@ class Session:
         if self._state is not None and self._length:
             capacity = capacity_for(self._length, 0, self._max_tokens)
             size = self._cache_bytes(capacity)
-            self._budget.require(MemoryNeed(kv_cache=size), f"a fork of {self._length} tokens")
-            other._state = self._state.copy(length=self._length, capacity=capacity)
-            self._budget.hold(size)
+            purpose = f"a fork of {self._length} tokens"
+            with self._budget.reserve(MemoryNeed(kv_cache=size), purpose) as reservation:
+                other._state = self._state.copy(length=self._length, capacity=capacity)
+                self._budget.hold(size, reservation)
         other._length, other._next_t, other._legal = self._length, self._next_t, dict(self._legal)
         return other
 
@@ -259,7 +276,7 @@ class Session:
         if getattr(self, "_state", None) is not None:
             self.close()
 
-    def _admit(self, layout: SequenceLayout, *, all_logits: bool, beside: MemoryNeed) -> list[Chunk]:
+    def _admit(self, layout: SequenceLayout) -> list[Chunk]:
         self._require_open()
         size = len(layout.visible_length)
         chunks = plan_prefill(
@@ -276,10 +293,6 @@ class Session:
                 f"{self._next_t} behind {self._length}: lay the piece out with start_length and start_t"
             )
         self._require_room(size, layout.next_t)
-        longest = max(chunk.end - chunk.start for chunk in chunks)
-        self._require_memory(
-            chunks, size, longest if all_logits else 1, beside, kept_rows=size if all_logits else 1
-        )
         return chunks
 
     def _require_room(self, new_tokens: int, next_t: int) -> None:
@@ -291,18 +304,28 @@ class Session:
             max_positions=self._backend.traits.config.decoder.max_positions,
         )
 
-    def _require_memory(
-        self, chunks: list[Chunk], new_tokens: int, logits_rows: int, beside: MemoryNeed, kept_rows: int = 1
-    ) -> None:
-        need = prefill_need(
+    def _prefill_need(self, chunks: list[Chunk], new_tokens: int, *, all_logits: bool) -> MemoryNeed:
+        longest = max(chunk.end - chunk.start for chunk in chunks)
+        return prefill_need(
             self._backend.traits,
             chunks=[(chunk.end - chunk.start, chunk.capacity) for chunk in chunks],
             new_tokens=new_tokens,
-            logits_rows=logits_rows,
-            kept_rows=kept_rows,
+            logits_rows=longest if all_logits else 1,
+            kept_rows=new_tokens if all_logits else 1,
             held_capacity=self.capacity,
         )
-        self._budget.require(need + beside, f"appending {new_tokens} tokens to {self._length}")
+
+    @contextmanager
+    def _reserved(self, need: MemoryNeed, new_tokens: int) -> Iterator[None]:
+        if self._reservation is not None:  # a block around this one has it
+            yield
+            return
+        purpose = f"appending {new_tokens} tokens to {self._length}"
+        with self._budget.reserve(need, purpose) as self._reservation:
+            try:
+                yield
+            finally:
+                self._reservation = None
 
     def _state_with(self, capacity: int, *, used: int) -> DecoderState:
         before = self.capacity
@@ -310,7 +333,8 @@ class Session:
             self._state = self._backend.new_state(batch=1, capacity=capacity)
         elif capacity > before:
             self._state.grow(capacity, length=used)
-        self._budget.hold(self._cache_bytes(self._state.capacity) - self._cache_bytes(before))
+        grown = self._cache_bytes(self._state.capacity) - self._cache_bytes(before)
+        self._budget.hold(grown, self._reservation)
         return self._state
 
     def _cache_bytes(self, capacity: int) -> int:

@@ -1,5 +1,8 @@
 from __future__ import annotations
 
+import sys
+import threading
+from collections import Counter
 from dataclasses import replace
 from pathlib import Path
 
@@ -123,6 +126,72 @@ def test_a_need_beyond_the_limit_is_refused_with_the_numbers() -> None:
         budget.require(need, "a prompt")
     budget.hold(-30 * MIB)
     budget.require(need, "a prompt")
+
+
+def test_what_is_reserved_for_one_is_not_there_for_another_until_its_block_ends() -> None:
+    budget = MemoryBudget(100 * MIB)
+    with budget.reserve(MemoryNeed(kv_cache=40 * MIB, activations=20 * MIB), "a prompt") as reservation:
+        budget.hold(40 * MIB, reservation)
+        assert (budget.held_bytes, budget.reserved_bytes) == (40 * MIB, 20 * MIB)
+        with pytest.raises(
+            MemoryBudgetError,
+            match=r"beside 40\.0 MiB that open sessions hold and 20\.0 MiB that other runs may take; memory_limit",
+        ):
+            budget.require(MemoryNeed(kv_cache=41 * MIB), "another")
+        budget.require(MemoryNeed(kv_cache=40 * MIB), "another")
+    assert (budget.held_bytes, budget.reserved_bytes) == (40 * MIB, 0)
+    budget.require(MemoryNeed(kv_cache=60 * MIB), "another")
+
+
+def test_a_run_that_fails_gives_its_reservation_back() -> None:
+    budget = MemoryBudget(100 * MIB)
+    with (
+        pytest.raises(ValueError, match="a failure"),
+        budget.reserve(MemoryNeed(kv_cache=60 * MIB), "a prompt"),
+    ):
+        raise ValueError("a failure")
+    assert (budget.held_bytes, budget.reserved_bytes) == (0, 0)
+
+
+def test_free_memory_is_promised_once() -> None:
+    free = available_memory_bytes()
+    assert free is not None
+    budget = MemoryBudget()
+    most = MemoryNeed(kv_cache=free * 3 // 4)
+    with budget.reserve(most, "a prompt"), pytest.raises(MemoryBudgetError, match="other runs may take and"):
+        budget.require(most, "another")
+
+
+def test_of_threads_that_ask_at_once_only_as_many_are_admitted_as_fit() -> None:
+    threads, rounds, fit = 8, 20, 3
+    budget = MemoryBudget(fit * MIB)
+    at_once = threading.Barrier(threads)
+    admitted: list[int] = []
+
+    def ask(turn: int) -> None:
+        at_once.wait(10)
+        try:
+            with budget.reserve(MemoryNeed(kv_cache=MIB), "a prompt") as reservation:
+                budget.hold(MIB, reservation)
+                admitted.append(turn)
+                at_once.wait(10)  # all have asked by now
+                budget.hold(-MIB)
+        except MemoryBudgetError:
+            at_once.wait(10)
+
+    switching = sys.getswitchinterval()
+    sys.setswitchinterval(1e-6)
+    try:
+        for turn in range(rounds):
+            workers = [threading.Thread(target=ask, args=(turn,)) for _ in range(threads)]
+            for worker in workers:
+                worker.start()
+            for worker in workers:
+                worker.join(10)
+    finally:
+        sys.setswitchinterval(switching)
+    assert Counter(admitted) == dict.fromkeys(range(rounds), fit)
+    assert (budget.held_bytes, budget.reserved_bytes) == (0, 0)
 
 
 def test_a_need_beyond_the_free_memory_is_refused() -> None:
