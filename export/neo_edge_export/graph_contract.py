@@ -10,15 +10,13 @@ import onnx_ir as ir
 
 from neo_edge.config import DecoderConfig, ModelConfig
 from neo_edge.manifest import OpsProfile
+from neo_edge_export.dimensions import BATCH, CAPACITY, LOGITS_ROWS, PATCHES, SEQUENCE, VISUAL_TOKENS
 
 Precision = Literal["fp32", "fp16"]
 
 OPSET: dict[OpsProfile, int] = {"modern": 24, "portable": 20}
 IR_VERSION = 11  # the newest that ONNX Runtime 1.25 and TensorRT 10.15 both take
 FLOAT: dict[Precision, ir.DataType] = {"fp32": ir.DataType.FLOAT, "fp16": ir.DataType.FLOAT16}
-
-BATCH, SEQUENCE, CAPACITY, LOGITS_ROWS = "batch", "sequence", "capacity", "logits_rows"
-PATCHES, VISUAL_TOKENS = "patches", "visual_tokens"
 
 
 @dataclass(frozen=True)

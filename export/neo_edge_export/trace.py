@@ -10,7 +10,7 @@ from torch import Tensor
 
 from neo_edge.config import DecoderConfig, ModelConfig
 from neo_edge.manifest import OpsProfile
-from neo_edge_export import graph_contract
+from neo_edge_export import dimensions, graph_contract
 from neo_edge_export.graph_contract import FLOAT, Port, Precision
 from neo_edge_export.lowered import LoweredDecoder, LoweredVision
 from neo_edge_export.translate import translate
@@ -22,11 +22,11 @@ _DTYPE = {
 }
 # An example size for each open dimension: none is 0 or 1, which a trace would take as fixed.
 _EXAMPLE = {
-    graph_contract.BATCH: 2,
-    graph_contract.SEQUENCE: 3,
-    graph_contract.CAPACITY: 5,
-    graph_contract.LOGITS_ROWS: 7,
-    graph_contract.PATCHES: 16,
+    dimensions.BATCH: 2,
+    dimensions.SEQUENCE: 3,
+    dimensions.CAPACITY: 5,
+    dimensions.LOGITS_ROWS: 7,
+    dimensions.PATCHES: 16,
 }
 
 
