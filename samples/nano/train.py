@@ -1,7 +1,7 @@
 """Trains neo-ov-nano: the real architecture at a few million parameters, on synthetic spatial scenes.
 
     python samples/nano/train.py --out out/nano                       the full recipe
-    python samples/nano/train.py --out out/smoke --families left_right --minutes 10
+    python samples/nano/train.py --out out/smoke --families colour --boost colour=3 --minutes 10
 
 A killed run goes on from its last saved state when started again with the same --out.
 """
@@ -192,14 +192,15 @@ class Training:
         assert self.perceived is not None
         row = {"step": self.step, "minutes": round(self.seconds / 60, 2), "samples": self.next_index}
         seen = {"colour": round(self.perceived.colour, 4), "shape": round(self.perceived.shape, 4)}
-        seen["bound"] = round(self.perceived.bound, 4)
+        if not math.isnan(self.perceived.bound):  # no pair was named in this batch
+            seen["bound"] = round(self.perceived.bound, 4)
         perceived = round(float(self.perceived.loss.detach()), 4)
         log.write(json.dumps(row | {"perception": perceived, "seen": seen, "loss": losses}) + "\n")
         log.flush()
         mean = sum(losses.values()) / len(losses)
         print(
             f"step {self.step}  {self.seconds / 60:.1f} min  loss {mean:.3f}  perception {perceived:.3f}"
-            f"  colours {seen['colour']:.1%}  shapes {seen['shape']:.1%}  bound {seen['bound']:.1%}",
+            "".join(f"  {name} {share:.1%}" for name, share in seen.items()),
             flush=True,
         )
 
