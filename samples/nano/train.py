@@ -198,9 +198,9 @@ class Training:
         log.write(json.dumps(row | {"perception": perceived, "seen": seen, "loss": losses}) + "\n")
         log.flush()
         mean = sum(losses.values()) / len(losses)
+        shares = "".join(f"  {name} {share:.1%}" for name, share in seen.items())
         print(
-            f"step {self.step}  {self.seconds / 60:.1f} min  loss {mean:.3f}  perception {perceived:.3f}"
-            "".join(f"  {name} {share:.1%}" for name, share in seen.items()),
+            f"step {self.step}  {self.seconds / 60:.1f} min  loss {mean:.3f}  perception {perceived:.3f}{shares}",
             flush=True,
         )
 
