@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass
+from functools import partial
 from typing import Literal
 
 import numpy as np
@@ -15,15 +16,20 @@ import numpy.typing as npt
 
 from neo_edge.errors import QuantizationError
 from neo_edge_export.quantization import scale_search
+from neo_edge_export.quantization.error_compensation import compensation, round_compensated
 
 Matrix = npt.NDArray[np.float32]
 Vector = npt.NDArray[np.float32]
 ScaleType = Literal["float32", "float16"]
 
 GROUP_SIZES = (16, 32, 64, 128)  # what both ONNX Runtime's MatMulNBits and TensorRT's block quantization take
-_BLOCK = (
-    1 << 16
-)  # numbers that are worked on at once: float32 copies of them stay in a core's second-level cache
+_INT8, _INT4 = (-127, 127), (-8, 7)
+_INT8_ROWS = (
+    32  # rows of weights whose errors are gathered before they are passed on; any number gives the same
+)
+_LEAST_IMPORTANCE = 1e-3  # of an input, in shares of the mean
+# Numbers that are worked on at once: float32 copies of them stay in a core's second-level cache.
+_BLOCK = 1 << 16
 
 
 @dataclass(frozen=True)
@@ -56,6 +62,7 @@ def round_int8(
     *,
     clip: bool = False,
     importance: Vector | None = None,
+    rows: npt.NDArray[np.floating] | None = None,
     scale_type: ScaleType = "float32",
     name: str = "weight",
 ) -> RoundedInt8:
@@ -65,26 +72,32 @@ def round_int8(
         weight: [K, N] float32.
         clip: search the scale that gives the least squared error, instead of the one that clips nothing.
         importance: [K], the mean square of each input: what an error in its row of weights costs. All alike when
-            None; unused without `clip`.
+            None.
+        rows: [R, K], inputs that the product has seen. With them each row of weights also makes up for the error
+            that rounding the rows before it has brought into the outputs.
         scale_type: the type that the graph stores scales in; they are rounded to it before the values are.
         name: of the weight, for errors.
 
     Raises:
-        QuantizationError: the weight holds NaN or infinity, or the importance does not fit it.
+        QuantizationError: the weight, rows or importance hold NaN or infinity, or do not fit each other.
     """
     inputs, outputs = _checked_shape(weight, name)
     costs = _checked_importance(importance, inputs, name)
+    plan = None if rows is None else compensation(_checked_rows(rows, inputs, name), importance, _INT8_ROWS)
     values = np.empty((inputs, outputs), np.int8)
     scale = np.empty(outputs, np.float32)
-    for part in _column_slices(inputs, outputs):
+    for part in _column_slices(inputs if plan is None else _INT8_ROWS, outputs):
         block = np.ascontiguousarray(weight[:, part], np.float32)
         largest = _checked_largest(block, name)
         if clip:
-            found = scale_search.searched_scale(block, costs, -127, 127, scale_search.INT8_SHARES)
+            found = scale_search.searched_scale(block, costs, *_INT8, scale_search.INT8_SHARES)
         else:
-            found = scale_search.largest_scale(largest, 127)
-        scale[part] = _stored(found, scale_type)
-        values[:, part] = scale_search.rounded_to(block, scale[part], -127, 127)
+            found = scale_search.largest_scale(largest, _INT8[1])
+        scale[part] = stored = _stored(found, scale_type)
+        if plan is None:
+            values[:, part] = scale_search.rounded_to(block, stored, *_INT8)
+        else:
+            values[:, part], _ = round_compensated(block, plan, _INT8, partial(_same, stored))
     return RoundedInt8(values, scale)
 
 
@@ -93,7 +106,7 @@ def round_int4(
     group_size: int,
     *,
     importance: Vector | None = None,
-    rows: npt.NDArray[np.floating] | None = None,  # noqa: ARG001 - comes with the error compensation
+    rows: npt.NDArray[np.floating] | None = None,
     scale_type: ScaleType = "float32",
     name: str = "weight",
 ) -> RoundedInt4:
@@ -122,17 +135,29 @@ def round_int4(
     costs = _checked_importance(importance, inputs, name)
     values = np.empty((inputs, outputs), np.int8)
     scale = np.empty((-(-inputs // group_size), outputs), np.float32)
+    plan = None if rows is None else compensation(_checked_rows(rows, inputs, name), importance, group_size)
+
+    def find_scale(block: Matrix, span: slice) -> Vector:
+        found = scale_search.searched_scale(
+            block, None if costs is None else costs[span], *_INT4, scale_search.INT4_SHARES
+        )
+        return _stored(found, scale_type)
+
     for part in _column_slices(group_size, outputs):
+        block = np.ascontiguousarray(weight[:, part], np.float32)
+        _checked_largest(block, name)
+        if plan is not None:
+            values[:, part], scale[:, part] = round_compensated(block, plan, _INT4, find_scale)
+            continue
         for group, start in enumerate(range(0, inputs, group_size)):
             span = slice(start, start + group_size)
-            block = np.ascontiguousarray(weight[span, part], np.float32)
-            _checked_largest(block, name)
-            found = scale_search.searched_scale(
-                block, None if costs is None else costs[span], -8, 7, scale_search.INT4_SHARES
-            )
-            scale[group, part] = _stored(found, scale_type)
-            values[span, part] = scale_search.rounded_to(block, scale[group, part], -8, 7)
+            scale[group, part] = find_scale(block[span], span)
+            values[span, part] = scale_search.rounded_to(block[span], scale[group, part], *_INT4)
     return RoundedInt4(values, scale, group_size)
+
+
+def _same(scale: Vector, _rows: Matrix, _span: slice) -> Vector:
+    return scale
 
 
 def _column_slices(rows: int, outputs: int) -> Iterator[slice]:
@@ -145,7 +170,8 @@ def _stored(scale: Vector, scale_type: ScaleType) -> Vector:
     if scale_type == "float32":
         return scale
     smallest = np.finfo(np.float16).smallest_subnormal
-    return np.maximum(scale.astype(np.float16), smallest).astype(np.float32)
+    stored: Vector = np.maximum(scale.astype(np.float16), smallest).astype(np.float32)
+    return stored
 
 
 def _checked_shape(weight: Matrix, name: str) -> tuple[int, int]:
@@ -166,6 +192,17 @@ def _checked_largest(block: Matrix, name: str) -> Vector:
     return largest
 
 
+def _checked_rows(rows: npt.NDArray[np.floating], inputs: int, name: str) -> npt.NDArray[np.floating]:
+    if rows.ndim != 2 or rows.shape[1] != inputs or not len(rows):
+        raise QuantizationError(
+            f"the sampled inputs of {name} have shape {rows.shape}: (rows, {inputs}) fits the weight; "
+            "calibrate this very bundle"
+        )
+    if not np.isfinite(rows).all():
+        raise QuantizationError(f"the sampled inputs of {name} hold NaN or infinity: calibrate again")
+    return rows
+
+
 def _checked_importance(importance: Vector | None, inputs: int, name: str) -> Vector | None:
     """Mean 1 and strictly positive: a channel that calibration never saw alive is still rounded sensibly."""
     if importance is None:
@@ -182,7 +219,5 @@ def _checked_importance(importance: Vector | None, inputs: int, name: str) -> Ve
     mean = float(importance.mean(dtype=np.float64))
     if mean <= 0:
         return None
-    return (importance / mean + _LEAST_IMPORTANCE).astype(np.float32)
-
-
-_LEAST_IMPORTANCE = 1e-3
+    costs: Vector = (importance / mean + _LEAST_IMPORTANCE).astype(np.float32)
+    return costs
