@@ -14,7 +14,7 @@ if TYPE_CHECKING:
     from neo_edge.tokens import SpecialTokens
     from neo_edge_runtime.session import Session
 
-_PIECE_LOGITS = 1 << 21  # of one piece: 8 MiB in float32, and a few times 16 MiB while it is compared
+PIECE_LOGITS = 1 << 21  # of one piece: 8 MiB in float32, and a few times 16 MiB while it is compared
 
 
 def log_probabilities(logits: npt.NDArray[np.float32]) -> npt.NDArray[np.float64]:
@@ -44,8 +44,9 @@ def forced_logits(
     first: npt.NDArray[np.float32],
     tokens: Sequence[int],
     special: SpecialTokens,
+    piece_logits: int = PIECE_LOGITS,
 ) -> Iterator[npt.NDArray[np.float32]]:
-    """Logits that predict each of `tokens` behind a prompt, in pieces [n, V] that hold about 8 MiB.
+    """Logits that predict each of `tokens` behind a prompt, in pieces [n, V].
 
     The tokens are fed whatever the model would have chosen (teacher forcing), several in a run, as a prefill does.
 
@@ -54,9 +55,10 @@ def forced_logits(
         first: [V], what the prompt itself predicts.
         tokens: none of them, but for the last, an image context token.
         special: the model's.
+        piece_logits: most numbers of a piece, unless one row alone has more.
     """
     yield first[None]
-    rows = max(1, _PIECE_LOGITS // len(first))
+    rows = max(1, piece_logits // len(first))
     fed = tokens[:-1]
     for start in range(0, len(fed), rows):
         piece = np.array(fed[start : start + rows], np.int64)

@@ -111,7 +111,8 @@ def measure_variants(
             f"target_drop is {target_drop}; it is a share between 0 and 1, such as 0.01 for a point"
         )
     require("onnxruntime", extra="cpu")  # here, where the error can be raised whole
-    threads = threads or max(1, usable_physical_cores() // processes)
+    if threads is None:
+        threads = max(1, usable_physical_cores() // processes)
     known = reference_answers if reference_answers is not None else ReferenceAnswers()
     known.begin((variant_digest(bundle, reference), data.source, len(data.questions)))
     asked = [reference, *variants]
@@ -131,7 +132,9 @@ def measure_variants(
             variant=name,
             reference=reference,
             precision=bundle.variant(name).precision,
-            target_drop=target_drop or default_target(bundle.variant(name).precision),
+            target_drop=default_target(bundle.variant(name).precision)
+            if target_drop is None
+            else target_drop,
             families=_families(comparisons, number),
             tokens=_tokens(comparisons, number),
             size=variant_bytes(bundle, name),

@@ -30,7 +30,7 @@ h1 { font-size: 1.6rem; margin: 0; } h2 { font-size: 1.15rem; margin: 2.2em 0 .4
 .verdict { border-left: 6px solid var(--unsure); background: var(--card); padding: 12px 16px; margin: 18px 0;
   font-size: 1.1rem; font-weight: 600; } .verdict.met { border-color: var(--good); }
 .verdict.missed { border-color: var(--bad); }
-.tiles { display: grid; grid-template-columns: repeat(auto-fit, minmax(190px, 1fr)); gap: 10px; }
+.tiles { display: grid; grid-template-columns: repeat(auto-fit, minmax(150px, 1fr)); gap: 10px; }
 .tile { background: var(--card); padding: 10px 14px; } .tile b { display: block; font-size: 1.3rem; }
 table { border-collapse: collapse; width: 100%; font-variant-numeric: tabular-nums; } .wide { overflow-x: auto; }
 th, td { text-align: right; padding: 3px 8px; border-bottom: 1px solid var(--line); } th { font-weight: 600; }

@@ -11,7 +11,7 @@ from neo_edge.byte_size import show_bytes
 if TYPE_CHECKING:
     from neo_edge_calibration.quality.report import FamilyQuality, QualityReport
 
-_NAME_WIDTH = 24
+_NAME_WIDTH = 23
 _WORST_LAYERS = 8
 
 
