@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     import numpy as np
     import numpy.typing as npt
 
+    from neo_edge.errors import NeoEdgeError
     from neo_edge_runtime.request import PreparedRequest
 
 
@@ -29,6 +30,7 @@ class Answer:
         self.tokens: list[int] = []
         self.prefilled = False
         self.reason: StopReason | None = None
+        self.error: NeoEdgeError | None = None
         self.completion: Completion | None = None
         self._text: list[str] = []
         self._stream = TextStream(request.tokenizer, request.options.stop)
@@ -78,12 +80,18 @@ class Answer:
         self._decode_s += seconds
         self._decoded += 1
 
+    def fail(self, error: NeoEdgeError) -> None:
+        """Ends it here; what it has got so far stays."""
+        self.error, self.reason = error, "error"
+
     def finish(self) -> str:
         """Makes the completion; the text that was held back until now."""
         assert self.reason is not None
         rest = self._stream.finish()
         self._text.append(rest)
-        self.completion = Completion("".join(self._text), tuple(self.tokens), self.reason, self._usage())
+        self.completion = Completion(
+            "".join(self._text), tuple(self.tokens), self.reason, self._usage(), self.error
+        )
         return rest
 
     def _prefill(self, beside: MemoryNeed) -> npt.NDArray[np.float32]:

@@ -12,14 +12,14 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from neo_edge.errors import InputError, SessionClosedError
+from neo_edge.errors import BackendError, InputError, MemoryBudgetError, NeoEdgeError, SessionClosedError
 from neo_edge_runtime.context_room import require_room
 from neo_edge_runtime.decoder_inputs import decode_inputs, unknown_token
 from neo_edge_runtime.kv_cache import cache_bytes, capacity_for
 from neo_edge_runtime.memory import MemoryBudget, MemoryNeed, Reservation, prefill_need
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Iterable, Mapping, Sequence
 
     import numpy.typing as npt
 
@@ -156,24 +156,48 @@ class BatchSession:
             SessionClosedError: the batch is closed, or a logit is not finite (then it is closed now).
             BackendError: the run failed; the sequences stand where they stood.
         """
-        self._require_open()
-        if not tokens or tokens.keys() != set(self.rows):
-            raise InputError(
-                f"{len(tokens)} tokens were given and {len(self.rows)} sequences are in the batch: give each its own"
-            )
-        for row, token in tokens.items():
-            if not 0 <= token < len(self._backend.token_embedding):
-                raise unknown_token(token, self._backend)
-            self.reserve(row)
-        self._close_gaps()
-        assert self._state is not None
-        rows = self.rows
-        logits = self._state.run(self._inputs(rows, tokens))[:, 0]
-        self._require_finite(logits)
-        for row in rows:
-            row.length, row.next_t = row.length + 1, row.next_t + 1
+        rows, logits = self._run(tokens)
+        if not np.isfinite(logits).all():
+            error = _not_finite([row.length for row in rows], "batch is closed")
+            self.close()
+            raise error
+        _advance(rows)
         places = {row: place for place, row in enumerate(rows)}
         return logits[[places[row] for row in tokens]]
+
+    def decode_each(
+        self, tokens: Mapping[BatchRow, int]
+    ) -> dict[BatchRow, npt.NDArray[np.float32] | NeoEdgeError]:
+        """As `decode`, but what fails in a sequence is its own: it leaves, and the others go on.
+
+        When a run of all fails, each takes this step alone, in a cache beside the common one: who failed is known then.
+
+        Returns:
+            Logits [V] of each row, the caller's own; or its `BackendError`, the `SessionClosedError` of a logit that is
+            not finite, or the `MemoryBudgetError` of a step alone.
+
+        Raises:
+            ContextOverflowError, MemoryBudgetError, InputError: nothing has changed.
+            SessionClosedError: the batch is closed.
+        """
+        try:
+            rows, logits = self._run(tokens)
+        except BackendError as error:
+            if len(tokens) > 1:
+                return {row: self._decode_alone(row, tokens) for row in tokens}
+            self.leave(next(iter(tokens)))
+            return dict.fromkeys(tokens, error)
+        finite: list[bool] = np.isfinite(logits).all(axis=1).tolist()
+        healthy = [row for row, good in zip(rows, finite, strict=True) if good]
+        found: dict[BatchRow, npt.NDArray[np.float32] | NeoEdgeError] = {}
+        for row, row_logits in zip(rows, logits, strict=True):
+            if row in healthy:
+                found[row] = row_logits.copy()
+            else:
+                found[row] = _not_finite([row.length], "sequence has left the batch")
+                self._leave_spoilt(row, healthy)
+        _advance(healthy)
+        return {row: found[row] for row in tokens}
 
     def close(self) -> None:
         """Gives the cache's memory back; may be called twice."""
@@ -190,6 +214,52 @@ class BatchSession:
     def __del__(self) -> None:
         if getattr(self, "_state", None) is not None:
             self.close()
+
+    def _run(self, tokens: Mapping[BatchRow, int]) -> tuple[tuple[BatchRow, ...], npt.NDArray[np.float32]]:
+        """The rows in the cache's order and their logits [B, V]; their lengths are as before."""
+        self._require_open()
+        if not tokens or tokens.keys() != set(self.rows):
+            raise InputError(
+                f"{len(tokens)} tokens were given and {len(self.rows)} sequences are in the batch: give each its own"
+            )
+        for row, token in tokens.items():
+            if not 0 <= token < len(self._backend.token_embedding):
+                raise unknown_token(token, self._backend)
+            self.reserve(row)
+        self._close_gaps()
+        assert self._state is not None
+        return self.rows, self._state.run(self._inputs(self.rows, tokens))[:, 0]
+
+    def _decode_alone(
+        self, row: BatchRow, tokens: Mapping[BatchRow, int]
+    ) -> npt.NDArray[np.float32] | NeoEdgeError:
+        assert self._state is not None
+        place, capacity = self._place(row), self.capacity
+        need = MemoryNeed(kv_cache=self._bytes(capacity) // self._max_rows)
+        try:
+            with self._budget.reserve(need, f"one sequence of {row.length} tokens alone", cure=_CURE):
+                alone = self._backend.new_state(batch=1, capacity=capacity)
+                try:
+                    alone.copy_row(0, self._state, place, length=row.length)
+                    logits: npt.NDArray[np.float32] = alone.run(self._inputs((row,), tokens))[0, 0].copy()
+                    if not np.isfinite(logits).all():
+                        raise _not_finite([row.length], "sequence has left the batch")
+                    self._state.copy_row(place, alone, 0, length=row.length + 1)
+                finally:
+                    alone.close()
+        except (BackendError, MemoryBudgetError, SessionClosedError) as error:
+            self.leave(row)
+            return error
+        _advance([row])
+        return logits
+
+    def _leave_spoilt(self, row: BatchRow, healthy: Sequence[BatchRow]) -> None:
+        """Whoever takes the place next must not find what is not finite behind its own tokens: 0 x NaN is NaN."""
+        place = self._place(row)
+        if healthy:
+            assert self._state is not None
+            self._state.copy_row(place, self._state, self._place(healthy[0]), length=self.capacity)
+        self.leave(row)
 
     def _inputs(self, rows: tuple[BatchRow, ...], tokens: Mapping[BatchRow, int]) -> DecoderInputs:
         step = self._step
@@ -258,15 +328,19 @@ class BatchSession:
             raise InputError("the sequence is not in the batch: it has left, or is another batch's")
         return self._places.index(row)
 
-    def _require_finite(self, logits: npt.NDArray[np.float32]) -> None:
-        if not np.isfinite(logits).all():
-            lengths = [row.length for row in self.rows]
-            self.close()
-            raise SessionClosedError(
-                f"the model gave a logit that is not finite after {lengths} tokens, and its cache is spoilt: the batch "
-                "is closed; run `neo-edge parity` on the bundle, or use a float32 variant"
-            )
-
     def _require_open(self) -> None:
         if self._closed:
             raise SessionClosedError("the batch is closed: open another one")
+
+
+def _advance(rows: Iterable[BatchRow]) -> None:
+    for row in rows:
+        row.length, row.next_t = row.length + 1, row.next_t + 1
+
+
+def _not_finite(lengths: list[int], consequence: str) -> SessionClosedError:
+    after = lengths if len(lengths) > 1 else lengths[0]
+    return SessionClosedError(
+        f"the model gave a logit that is not finite after {after} tokens, and its cache is spoilt: the {consequence}; "
+        "run `neo-edge parity` on the bundle, or use a float32 variant"
+    )

@@ -2,14 +2,20 @@
 
 from __future__ import annotations
 
-from dataclasses import asdict, dataclass
-from typing import Literal
+from dataclasses import asdict, dataclass, replace
+from typing import TYPE_CHECKING, Literal
 
-StopReason = Literal["eos", "stop_string", "max_tokens", "cancelled", "context_full"]
+from neo_edge_runtime.memory import peak_memory_bytes
+
+if TYPE_CHECKING:
+    from neo_edge.errors import NeoEdgeError
+
+StopReason = Literal["eos", "stop_string", "max_tokens", "cancelled", "context_full", "error"]
 """What ended an answer.
 
 `eos`: the model did. `stop_string`: one of the options' `stop` came. `max_tokens`: the options' limit was reached.
-`cancelled`: the caller asked for it. `context_full`: no further token fits the context or the memory.
+`cancelled`: the caller asked for it. `context_full`: no further token fits the context or the memory. `error`: one
+of a batch failed, and the caller had asked for `on_error="return"`.
 """
 
 
@@ -36,7 +42,17 @@ class Completion:
     token_ids: tuple[int, ...]  # all chosen tokens but the end-of-text token
     stop_reason: StopReason  # what ended it
     usage: Usage  # what it cost
+    error: NeoEdgeError | None = None  # what failed, with stop_reason `error` and with no other
+
+    @classmethod
+    def of_error(cls, error: NeoEdgeError) -> Completion:
+        """That of a request which never ran."""
+        return cls("", (), "error", Usage(0, 0, 0, 0, None, None, peak_memory_bytes()), error)
 
     def to_dict(self) -> dict[str, object]:
-        """Plain values, for JSON."""
-        return asdict(self)
+        """Plain values, for JSON; `error`, where there is one, is its type and message."""
+        plain = asdict(replace(self, error=None))
+        del plain["error"]
+        if self.error is not None:
+            plain["error"] = {"type": type(self.error).__name__, "message": str(self.error)}
+        return plain

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from dataclasses import replace
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, Literal, get_args
 
 from neo_edge.errors import (
     ContextOverflowError,
@@ -14,10 +14,11 @@ from neo_edge.errors import (
     TokenizerError,
 )
 from neo_edge.protocols import InferenceProtocol, get_protocol
-from neo_edge_runtime.batch_generation import BatchStream, require_memory
+from neo_edge_runtime.batch_generation import BatchStream, OnError, require_memory
 from neo_edge_runtime.batch_request import Request
 from neo_edge_runtime.batch_session import DEFAULT_BATCH_SIZE, BatchSession
 from neo_edge_runtime.chat import Chat
+from neo_edge_runtime.completion import Completion
 from neo_edge_runtime.generation import Stream
 from neo_edge_runtime.memory import MemoryBudget
 from neo_edge_runtime.prefill_plan import DEFAULT_CHUNK_TOKENS
@@ -38,7 +39,6 @@ if TYPE_CHECKING:
     from neo_edge.tokenizer import Tokenizer
     from neo_edge.tokens import SpecialTokens
     from neo_edge_runtime.backend import Backend
-    from neo_edge_runtime.completion import Completion
     from neo_edge_runtime.image_input import ImageSource
     from neo_edge_runtime.request import PreparedRequest
     from neo_edge_runtime.video import Frame
@@ -162,6 +162,7 @@ class Model:
         *,
         options: SamplingOptions | None = None,
         batch_size: int = DEFAULT_BATCH_SIZE,
+        on_error: OnError = "raise",
     ) -> list[Completion]:
         """Asks several things, waits and gives the answers in the order of the requests.
 
@@ -171,7 +172,7 @@ class Model:
 
         Arguments and errors as `stream_batch`.
         """
-        return self.stream_batch(requests, options=options, batch_size=batch_size).finish()
+        return self.stream_batch(requests, options=options, batch_size=batch_size, on_error=on_error).finish()
 
     def stream_batch(
         self,
@@ -179,6 +180,7 @@ class Model:
         *,
         options: SamplingOptions | None = None,
         batch_size: int = DEFAULT_BATCH_SIZE,
+        on_error: OnError = "raise",
     ) -> BatchStream:
         """Asks several things and gives the answers as they are made; each equals the one it would get alone.
 
@@ -192,13 +194,18 @@ class Model:
                 answer draws as if it were alone.
             batch_size: most answers at once. Their caches are as long as the longest of them, and all count for
                 `memory_limit_bytes`.
+            on_error: `raise`: a request that cannot be asked raises here, before any runs, and one that fails as it
+                runs ends the iteration. `return`: such a request gets a completion with `stop_reason` `error` and
+                the typed `error`, and all others get their answers.
 
         Raises:
             NeoEdgeError: of the kinds that `stream` raises; the message begins with the request's name, or its
-                number, counted from 0, and nothing has run.
-            InputError: `batch_size` is below 1, or something is no `Request`.
+                number, counted from 0, and nothing has run. Not with `on_error="return"`, a closed model apart.
+            InputError: `batch_size` is below 1, something is no `Request`, or `on_error` is neither.
         """
         started = time.perf_counter()
+        if on_error not in get_args(OnError):
+            raise InputError(f"on_error is {on_error!r}; it must be one of {', '.join(get_args(OnError))}")
         if isinstance(requests, Request) or batch_size < 1:
             raise InputError(
                 f"stream_batch takes a list of requests and a batch_size of 1 or above; found "
@@ -211,17 +218,34 @@ class Model:
                     f"request {number} is of type {type(asked).__name__}: pass neo_edge.Request(prompt, ...)"
                 )
         names = [asked.name or f"request {number}" for number, asked in enumerate(requests)]
-        prepared = [
-            self._prepare_named(name, asked, options, started)
-            for name, asked in zip(names, requests, strict=True)
-        ]
         batch = BatchSession(
             self._backend, rows=batch_size, budget=self._budget, max_context_tokens=self._max_context_tokens
         )
-        require_memory(prepared, names, batch, batch_size)
+        prepared: list[PreparedRequest | Completion] = []
+        for name, asked in zip(names, requests, strict=True):
+            try:
+                request = self._prepare_named(name, asked, options, started)
+                if on_error == "return":
+                    require_memory([request], [name], batch, batch_size)
+                prepared.append(request)
+            except (InputError, TokenizerError, ContextOverflowError, MemoryBudgetError) as error:
+                if on_error == "raise":
+                    raise
+                prepared.append(Completion.of_error(error))
+        runnable = [request for request in prepared if not isinstance(request, Completion)]
+        if on_error == "raise":
+            require_memory(runnable, names, batch, batch_size)
         waited_s = time.perf_counter() - started
-        prepared = [replace(request, preparation_s=waited_s) for request in prepared]
-        return BatchStream(prepared, names, batch, batch_size)
+        return BatchStream(
+            [
+                request if isinstance(request, Completion) else replace(request, preparation_s=waited_s)
+                for request in prepared
+            ],
+            names,
+            batch,
+            batch_size,
+            on_error=on_error,
+        )
 
     def chat(self, system: str | None = None) -> Chat:
         """A conversation that keeps its cache; `system` None is the protocol's system prompt.

@@ -12,6 +12,7 @@ import numpy as np
 import numpy.typing as npt
 
 from neo_edge.checkpoint import open_checkpoint
+from neo_edge.errors import BackendError
 from neo_edge_runtime.backend import BackendTraits, DecoderInputs, DecoderState
 
 Array = npt.NDArray[np.float64]
@@ -19,7 +20,10 @@ _erf = np.vectorize(math.erf, otypes=[np.float64])
 
 
 class NumpyBackend:
-    """Counts its calls; `poison` makes every logit a NaN from the next run on."""
+    """Counts its calls; `poison` makes every logit a NaN from the next run on.
+
+    A sequence that is fed `poisoned_token` gets NaN in its cache and logits; a run that holds `failing_token` fails.
+    """
 
     def __init__(self, checkpoint: Path) -> None:
         opened = open_checkpoint(checkpoint)
@@ -34,6 +38,8 @@ class NumpyBackend:
         self.vision_calls: list[int] = []  # patches of each vision call
         self.states: list[NumpyState] = []
         self.poison = False
+        self.poisoned_token: int | None = None
+        self.failing_token: int | None = None
         self.closed = False
 
     def encode_patches(
@@ -64,6 +70,12 @@ class NumpyBackend:
         state = NumpyState(self, np.zeros((*shape, decoder.key_dim)), np.zeros((*shape, decoder.head_dim)))
         self.states.append(state)
         return state
+
+    def holds(self, token: int | None, inputs: DecoderInputs) -> npt.NDArray[np.bool_]:
+        """[B]: whether the token is among a sequence's new ones."""
+        if token is None:
+            return np.zeros(len(inputs.inputs_embeds), np.bool_)
+        return (inputs.inputs_embeds == self.token_embedding[token]).all(-1).any(-1)
 
     def release_scratch(self) -> None:
         pass
@@ -97,7 +109,10 @@ class NumpyState:
         assert (inputs.write_index + new <= self.capacity).all()
         backend.runs.append(new)
         backend.batches.append(batch)
+        if backend.holds(backend.failing_token, inputs).any():
+            raise BackendError("the decoder graph failed, as the test wanted")
         hidden = inputs.inputs_embeds.astype(np.float64)
+        hidden[backend.holds(backend.poisoned_token, inputs)] = np.nan
         allow = np.arange(self.capacity) < inputs.visible_length[:, :, None]  # [B, S, C]
         for layer in range(decoder.num_layers):
             name = f"language_model.model.layers.{layer}."
