@@ -10,30 +10,39 @@ __version__ = "0.1.0"
 if TYPE_CHECKING:
     from neo_edge import errors
     from neo_edge.errors import NeoEdgeError
+    from neo_edge.frame_sampling import FrameSampling
     from neo_edge.options import SamplingOptions
-    from neo_edge_runtime import Completion, Frame, Model, Request, load
+    from neo_edge_runtime import Completion, Frame, Model, Request, Video, VideoLimits, load, read_video
 
 __all__ = [
     "Completion",
     "Frame",
+    "FrameSampling",
     "Model",
     "NeoEdgeError",
     "Request",
     "SamplingOptions",
+    "Video",
+    "VideoLimits",
     "__version__",
     "errors",
     "load",
+    "read_video",
 ]
 
 # Where each public name lives; looked up when first used, so that importing neo_edge imports no stage.
 _HOMES = {
     "Completion": "neo_edge_runtime",
     "Frame": "neo_edge_runtime",
+    "FrameSampling": "neo_edge.frame_sampling",
     "Model": "neo_edge_runtime",
     "NeoEdgeError": "neo_edge.errors",
     "Request": "neo_edge_runtime",
     "SamplingOptions": "neo_edge.options",
+    "Video": "neo_edge_runtime",
+    "VideoLimits": "neo_edge_runtime",
     "load": "neo_edge_runtime",
+    "read_video": "neo_edge_runtime",
 }
 
 

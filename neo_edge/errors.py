@@ -115,6 +115,10 @@ class ImageError(InputError):
     """A picture cannot be decoded or has a shape that the model does not take."""
 
 
+class VideoError(InputError):
+    """A video file cannot be decoded, or is beyond the limits that hold for it."""
+
+
 class PromptError(InputError):
     """A prompt and its images do not fit together."""
 

@@ -165,9 +165,8 @@ def place_frames(
 
 
 def timestamp(time_s: float) -> str:
-    """`MM:SS.ss`, the form that the model was trained on; minutes go on beyond 59."""
-    minutes, centiseconds = divmod(round(time_s * 100), 6000)
-    return f"{minutes:02d}:{centiseconds / 100:05.2f}"
+    """`MM:SS.ss`, minutes going on beyond 59, as upstream writes it: 59.996 seconds are `00:60.00` there."""
+    return f"{int(time_s // 60):02d}:{time_s % 60:05.2f}"
 
 
 def _frame(index: int, time_s: float | None, style: VideoStyle) -> str:

@@ -12,6 +12,7 @@ from typing import Literal
 
 from neo_edge.config import VisionConfig
 from neo_edge.errors import InputError
+from neo_edge.frame_sampling import FrameSampling
 from neo_edge.options import SamplingOptions
 
 MultiImageStyle = Literal["inline", "numbered"]
@@ -19,6 +20,9 @@ MultiImageStyle = Literal["inline", "numbered"]
 
 VideoStyle = Literal["inline", "numbered"]
 """`inline`: `[00:01.00]:<image>`. `numbered`: `Frame1 is at [00:01.00]:<image>`, or `Frame-1: <image>`."""
+
+
+_LONG_VIDEO = FrameSampling("fps", fps=1.0, max_frames=256)  # 2B on Video-MME and LVBench
 
 
 @dataclass(frozen=True)
@@ -33,6 +37,8 @@ class InferenceProtocol:
     multi_image_style: MultiImageStyle  # of images that the text has no place for
     video_style: VideoStyle  # of frames and their times
     max_visual_tokens: int | None = None  # a ceiling for each image, beside max_pixels
+    max_frame_pixels: int | None = None  # a ceiling for each frame of a video, beside these; None: as an image
+    frame_sampling: FrameSampling = _LONG_VIDEO  # which frames of a video file, unless a call says otherwise
 
     def pixel_limits(self, vision: VisionConfig) -> tuple[int, int]:
         """(min_pixels, max_pixels) for one picture of this checkpoint, for `smart_resize`."""
@@ -40,6 +46,13 @@ class InferenceProtocol:
         if self.max_visual_tokens is not None:
             max_pixels = min(max_pixels, self.max_visual_tokens * vision.token_size**2)
         min_pixels = vision.min_pixels if self.min_pixels is None else self.min_pixels
+        return min(min_pixels, max_pixels), max_pixels
+
+    def frame_pixel_limits(self, vision: VisionConfig) -> tuple[int, int]:
+        """The same for one frame of a video."""
+        min_pixels, max_pixels = self.pixel_limits(vision)
+        if self.max_frame_pixels is not None:
+            max_pixels = min(max_pixels, self.max_frame_pixels)
         return min(min_pixels, max_pixels), max_pixels
 
 
@@ -63,6 +76,8 @@ PROTOCOLS: dict[str, InferenceProtocol] = {
             sampling=SamplingOptions(max_new_tokens=512),
             multi_image_style="inline",
             video_style="inline",
+            max_frame_pixels=360 * 640,  # upstream's for video, at most 225 tokens a frame
+            frame_sampling=FrameSampling("fps", fps=1.0, max_frames=64),  # 14,400 visual tokens
         ),
         InferenceProtocol(
             name="neo-ov-image",
@@ -90,6 +105,7 @@ PROTOCOLS: dict[str, InferenceProtocol] = {
             sampling=SamplingOptions(max_new_tokens=4096),  # VLMEvalKit_ov/vlmeval/vlm/neo_si/neo_chat.py:202
             multi_image_style="numbered",
             video_style="numbered",
+            frame_sampling=FrameSampling("uniform", frames=32),  # VSI-Bench_32frame, VLMEvalKit_ov/eval_si.sh
         ),
         InferenceProtocol(
             name="neo1.0",

@@ -14,7 +14,9 @@ if TYPE_CHECKING:
     from neo_edge_runtime.generation import Stream
     from neo_edge_runtime.model import Model, load
     from neo_edge_runtime.session import Checkpoint, Session
-    from neo_edge_runtime.video import Frame
+    from neo_edge_runtime.video import Frame, Video, VideoWarning
+    from neo_edge_runtime.video_limits import VideoLimits
+    from neo_edge_runtime.video_reading import read_video
 
 __all__ = [
     "BatchPiece",
@@ -30,7 +32,11 @@ __all__ = [
     "StopReason",
     "Stream",
     "Usage",
+    "Video",
+    "VideoLimits",
+    "VideoWarning",
     "load",
+    "read_video",
 ]
 
 # Looked up when first used: the command line imports this package for its verbs' arguments alone.
@@ -48,7 +54,11 @@ _HOMES = {
     "StopReason": "completion",
     "Stream": "generation",
     "Usage": "completion",
+    "Video": "video",
+    "VideoLimits": "video_limits",
+    "VideoWarning": "video",
     "load": "model",
+    "read_video": "video_reading",
 }
 
 

@@ -11,9 +11,11 @@ if TYPE_CHECKING:
     import numpy as np
     import numpy.typing as npt
 
+    from neo_edge.frame_sampling import FrameSampling
     from neo_edge.options import SamplingOptions
     from neo_edge_runtime.image_input import ImageSource
-    from neo_edge_runtime.video import Frame
+    from neo_edge_runtime.video import Frame, VideoSource
+    from neo_edge_runtime.video_limits import VideoLimits
 
 
 @dataclass(frozen=True, eq=False)
@@ -33,3 +35,6 @@ class Request:
     system: str | None = None  # None: the protocol's
     options: SamplingOptions | None = None  # None: the batch's, or the protocol's
     name: str | None = None  # what messages call it; None: its number in the batch
+    videos: Sequence[VideoSource] = ()  # in the order of their places
+    frame_sampling: FrameSampling | None = None  # of video files; None: the protocol's
+    video_limits: VideoLimits | None = None  # can only lower the model's

@@ -8,18 +8,21 @@ from typing import TYPE_CHECKING
 
 from neo_edge.errors import InputError
 from neo_edge_runtime.generation import Stream
+from neo_edge_runtime.prompt_assembly import AskedVideos
 from neo_edge_runtime.request import make_request
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
+    from neo_edge.frame_sampling import FrameSampling
     from neo_edge.options import SamplingOptions
     from neo_edge_runtime.backend import Backend
     from neo_edge_runtime.completion import Completion
     from neo_edge_runtime.image_input import ImageSource
     from neo_edge_runtime.prompt_assembly import PromptAssembly
     from neo_edge_runtime.session import Checkpoint, Session
-    from neo_edge_runtime.video import Frame
+    from neo_edge_runtime.video import Frame, VideoSource
+    from neo_edge_runtime.video_limits import VideoLimits
 
 
 @dataclass(frozen=True)
@@ -60,11 +63,22 @@ class Chat:
         *,
         video_duration_s: float | None = None,
         fps: float | None = None,
+        videos: Sequence[VideoSource] = (),
+        frame_sampling: FrameSampling | None = None,
+        video_limits: VideoLimits | None = None,
         options: SamplingOptions | None = None,
     ) -> Completion:
         """Asks, waits and gives the answer; arguments and errors as `Model.stream`."""
         return self.stream(
-            text, images, frames, video_duration_s=video_duration_s, fps=fps, options=options
+            text,
+            images,
+            frames,
+            video_duration_s=video_duration_s,
+            fps=fps,
+            videos=videos,
+            frame_sampling=frame_sampling,
+            video_limits=video_limits,
+            options=options,
         ).finish()
 
     def stream(
@@ -75,6 +89,9 @@ class Chat:
         *,
         video_duration_s: float | None = None,
         fps: float | None = None,
+        videos: Sequence[VideoSource] = (),
+        frame_sampling: FrameSampling | None = None,
+        video_limits: VideoLimits | None = None,
         options: SamplingOptions | None = None,
     ) -> Stream:
         """Asks and gives the answer as it is made; an answer before it that is still open is cancelled.
@@ -84,7 +101,15 @@ class Chat:
         """
         started = time.perf_counter()
         self._settle()
-        sized, shown = self._prompts.pictures(text, images, frames, video_duration_s, fps)
+        pictures = self._prompts.pictures(
+            text,
+            images,
+            frames,
+            video_duration_s,
+            fps,
+            AskedVideos(videos, frame_sampling, video_limits),
+        )
+        sized, shown = pictures.sized, pictures.text
         new_ids = (
             self._prompts.followup(shown, sized)
             if self._turns
@@ -101,6 +126,7 @@ class Chat:
             earlier_ids=self._ids[: self._session.length],
             options=options,
             started=started,
+            warnings=pictures.warnings,
         )
 
         def on_end(answer: Sequence[int], prefilled: bool) -> None:

@@ -23,9 +23,10 @@ from neo_edge_runtime.generation import Stream
 from neo_edge_runtime.memory import MemoryBudget
 from neo_edge_runtime.prefill_plan import DEFAULT_CHUNK_TOKENS
 from neo_edge_runtime.preprocessing import PixelLimits
-from neo_edge_runtime.prompt_assembly import PromptAssembly, text_only_tokens
+from neo_edge_runtime.prompt_assembly import AskedVideos, PromptAssembly, text_only_tokens
 from neo_edge_runtime.request import make_request
 from neo_edge_runtime.session import Session
+from neo_edge_runtime.video_limits import VideoLimits
 
 if TYPE_CHECKING:
     import os
@@ -35,13 +36,14 @@ if TYPE_CHECKING:
     import numpy.typing as npt
 
     from neo_edge.config import ModelConfig
+    from neo_edge.frame_sampling import FrameSampling
     from neo_edge.options import SamplingOptions
     from neo_edge.tokenizer import Tokenizer
     from neo_edge.tokens import SpecialTokens
     from neo_edge_runtime.backend import Backend
     from neo_edge_runtime.image_input import ImageSource
     from neo_edge_runtime.request import PreparedRequest
-    from neo_edge_runtime.video import Frame
+    from neo_edge_runtime.video import Frame, VideoSource
 
 
 class Model:
@@ -61,6 +63,7 @@ class Model:
         chunk_tokens: int = DEFAULT_CHUNK_TOKENS,
         upstream_image_rules: bool = False,
     ) -> None:
+        video_limits: VideoLimits | None = None,
         """As `load`, over a backend that is open already; the model closes it."""
         config = backend.traits.config
         preset = get_protocol(protocol) if isinstance(protocol, str) else protocol
@@ -75,6 +78,8 @@ class Model:
             limits=_pixel_limits(preset, config, max_pixels, max_visual_tokens),
             upstream_image_rules=upstream_image_rules,
         )
+            frame_limits=_pixel_limits(preset, config, max_pixels, max_visual_tokens, frame=True),
+            video_limits=video_limits or VideoLimits(),
         self._closed = False
 
     @property
@@ -106,6 +111,9 @@ class Model:
         video_duration_s: float | None = None,
         fps: float | None = None,
         system: str | None = None,
+        videos: Sequence[VideoSource] = (),
+        frame_sampling: FrameSampling | None = None,
+        video_limits: VideoLimits | None = None,
         options: SamplingOptions | None = None,
     ) -> Completion:
         """Asks, waits and gives the answer; arguments and errors as `stream`."""
@@ -116,6 +124,9 @@ class Model:
             video_duration_s=video_duration_s,
             fps=fps,
             system=system,
+            videos=videos,
+            frame_sampling=frame_sampling,
+            video_limits=video_limits,
             options=options,
         ).finish()
 
@@ -128,6 +139,9 @@ class Model:
         video_duration_s: float | None = None,
         fps: float | None = None,
         system: str | None = None,
+        videos: Sequence[VideoSource] = (),
+        frame_sampling: FrameSampling | None = None,
+        video_limits: VideoLimits | None = None,
         options: SamplingOptions | None = None,
     ) -> Stream:
         """Asks and gives the answer as it is made.
@@ -137,22 +151,40 @@ class Model:
         Args:
             prompt: a question, put into the chat template; or token ids, taken as they are but for lone image
                 context tokens, which become as many as their picture needs. `<image>` in a question says where a
-                picture stands; without it the pictures come first.
+                picture stands, and `<video>` where a video does; without them images come first, then videos.
             images: pictures, in the order of their places.
-            frames: frames of a video, in the order of their times, instead of images.
+            frames: frames of one video, in the order of their times, instead of images and videos.
             video_duration_s: length of the video in seconds; with `fps` a sentence about the whole video is added.
             fps: frames per second at which the frames were taken.
             system: system prompt; None: the protocol's.
+            videos: video files (paths, bytes, open binary files) or `Video`s, in the order of their places; each
+                brings the sentence about the whole video. Damaged ones give what is good of them, a `VideoWarning`
+                and a line in the completion's `warnings`.
+            frame_sampling: which frames of the files; None: the protocol's.
+            video_limits: lower some of the model's.
             options: sampling; None: the protocol's.
 
         Raises:
             ImageError: a picture cannot be read, or gives more than `max_visual_tokens`.
             PromptError, InputError: the arguments do not fit each other.
+            VideoError: a video cannot be read, or is beyond the limits.
+            MissingExtraError: a video file, and PyAV is not installed.
             TokenizerError: a question in words, and the bundle has no tokenizer.
             ContextOverflowError, MemoryBudgetError: the request is too large; nothing was allocated.
             SessionClosedError: the model is closed.
         """
-        asked = Request(prompt, images, frames, video_duration_s, fps, system, options)
+        asked = Request(
+            prompt,
+            images,
+            frames,
+            video_duration_s,
+            fps,
+            system,
+            options,
+            videos=videos,
+            frame_sampling=frame_sampling,
+            video_limits=video_limits,
+        )
         request = self._prepare(asked, time.perf_counter())
         return Stream(request, lambda _answer, _prefilled: request.session.close())
 
@@ -273,14 +305,21 @@ class Model:
     def _prepare(self, asked: Request, started: float) -> PreparedRequest:
         session = self.session()
         if isinstance(asked.prompt, str):
-            images, text = self._prompts.pictures(
-                asked.prompt, asked.images, asked.frames, asked.video_duration_s, asked.fps
+        warnings: tuple[str, ...] = ()
+            pictures = self._prompts.pictures(
+                asked.prompt,
+                asked.images,
+                asked.frames,
+                asked.video_duration_s,
+                asked.fps,
+                AskedVideos(asked.videos, asked.frame_sampling, asked.video_limits),
             )
-            ids = self._prompts.first(text, images, asked.system)
+            images, warnings = pictures.sized, pictures.warnings
+            ids = self._prompts.first(pictures.text, images, asked.system)
         else:
-            if asked.frames is not None or asked.system is not None:
+            if asked.frames is not None or asked.system is not None or asked.videos:
                 raise InputError(
-                    "a prompt of token ids already holds what frames and system would add: leave them out"
+                    "a prompt of token ids already holds what frames, videos and system would add: leave them out"
                 )
             images = self._prompts.size(asked.images)
             ids = self._prompts.expand(asked.prompt, images)
@@ -294,6 +333,7 @@ class Model:
             options=asked.options,
             started=started,
         )
+            warnings=warnings,
 
     def _prepare_named(
         self, name: str, asked: Request, options: SamplingOptions | None, started: float
@@ -330,6 +370,7 @@ def load(
     chunk_tokens: int = DEFAULT_CHUNK_TOKENS,
     upstream_image_rules: bool = False,
     verify: Literal["size", "sha256"] = "size",
+    video_limits: VideoLimits | None = None,
 ) -> Model:
     """Loads a bundle; close the model or use it in a `with` statement.
 
@@ -338,7 +379,7 @@ def load(
         variant: `fp32`, `fp16-portable`, ...; None: the first one that the installed onnxruntime can run.
         threads: of each operator; None: the physical cores that this process may use.
         protocol: a preset's name, or a protocol of your own.
-        max_pixels: larger pictures are scaled down to this area; None: the protocol's.
+        max_pixels: larger pictures, and frames of videos, are scaled down to this area; None: the protocol's.
         max_visual_tokens: a picture that still gives more is refused; None: none is.
         memory_limit_bytes: most that the model's sessions may take beside the weights; None: what is free, and
             the scratch of a prefill stays for the next one while memory lasts (2B, 1,024 tokens: 0.3 GiB).
@@ -347,6 +388,7 @@ def load(
         upstream_image_rules: treat EXIF orientation and transparency as NEO's own code does.
         verify: `sha256` reads every byte of the bundle first.
 
+        video_limits: what is read of a video file at most; a request can lower these and never raise them.
     Raises:
         BundleError: the bundle is missing, damaged, of another version, or lacks the variant.
         MissingExtraError: onnxruntime is not installed.
@@ -384,7 +426,8 @@ def load(
 def _pixel_limits(
     protocol: InferenceProtocol, config: ModelConfig, max_pixels: int | None, max_visual_tokens: int | None
 ) -> PixelLimits:
-    smallest, largest = protocol.pixel_limits(config.vision)
+        video_limits=video_limits,
+    smallest, largest = (protocol.frame_pixel_limits if frame else protocol.pixel_limits)(config.vision)
     if max_pixels is not None:
         smallest, largest = min(smallest, max_pixels), max_pixels
     return PixelLimits(smallest, largest, max_visual_tokens)

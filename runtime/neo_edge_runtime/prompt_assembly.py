@@ -3,29 +3,59 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from itertools import groupby
 from typing import TYPE_CHECKING
 
 import numpy as np
 
 from neo_edge.errors import InputError, PromptError, TokenizerError
+from neo_edge.media_places import FrameTimes, place_media
 from neo_edge.prompt import Message, encode_chat, encode_followup, place_frames
 from neo_edge.tokens import SpecialTokens
 from neo_edge_runtime.image_input import is_one_image, load_image
-from neo_edge_runtime.preprocessing import size_image
-from neo_edge_runtime.video import Frame
+from neo_edge_runtime.preprocessing import PixelLimits, size_image
+from neo_edge_runtime.video import Frame, Video
+from neo_edge_runtime.video_limits import VideoLimits
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
     import numpy.typing as npt
+    from PIL import Image
 
     from neo_edge.config import ModelConfig
+    from neo_edge.frame_sampling import FrameSampling
     from neo_edge.protocols import InferenceProtocol
     from neo_edge.tokenizer import Tokenizer
     from neo_edge_runtime.image_input import ImageSource
-    from neo_edge_runtime.preprocessing import PixelLimits, SizedImage
+    from neo_edge_runtime.preprocessing import SizedImage
+    from neo_edge_runtime.video import VideoSource
+
+
+@dataclass(frozen=True)
+class AskedVideos:
+    """Videos of one request, and how they are read."""
+
+    sources: Sequence[VideoSource] = ()
+    sampling: FrameSampling | None = None  # None: the protocol's
+    limits: VideoLimits | None = None  # None: the model's, which also bound these
+
+
+@dataclass(frozen=True)
+class Pictures:
+    """All pictures of a request as the model sees them, and the text with one `<image>` each."""
+
+    sized: list[SizedImage]
+    text: str
+    warnings: tuple[str, ...] = ()  # of damaged videos
+
+
+@dataclass(frozen=True)
+class _SizedVideo:
+    frames: list[SizedImage]
+    times: FrameTimes
+    warnings: tuple[str, ...]
 
 
 @dataclass(frozen=True)
@@ -38,6 +68,8 @@ class PromptAssembly:
     protocol: InferenceProtocol
     limits: PixelLimits
     upstream_image_rules: bool  # see `load_image`
+    frame_limits: PixelLimits | None = None  # of a video's frame; None: as an image
+    video_limits: VideoLimits = field(default_factory=VideoLimits)
 
     def pictures(
         self,
@@ -46,25 +78,27 @@ class PromptAssembly:
         frames: Sequence[Frame] | None,
         video_duration_s: float | None,
         fps: float | None,
-    ) -> tuple[list[SizedImage], str]:
-        """Sized pictures, and the text with a place for each frame.
+        videos: AskedVideos | None = None,
+    ) -> Pictures:
+        """Sized pictures, and the text with a place for each of them.
 
         Raises:
             ImageError: a picture cannot be read, or is too large.
-            PromptError: images and frames at once, frames out of order, or a video's length without frames.
+            VideoError: a video cannot be read, or is beyond the limits.
+            PromptError: frames beside images or videos, frames out of order, a video's length without frames, or
+                places in the text that do not fit.
         """
+        videos = videos or AskedVideos()
         if frames is None:
             if video_duration_s is not None or fps is not None:
                 raise PromptError("video_duration_s and fps describe frames, and there are none: pass frames")
-            return self.size(images), text
-        if is_one_image(images) or len(images):
-            raise PromptError("images and frames cannot be asked about at once: pass the images as frames")
-        frames = list(frames)
-        strange = [frame for frame in frames if not isinstance(frame, Frame)]
-        if strange:
-            raise InputError(
-                f"a frame is {type(strange[0]).__name__}; pass Frame(image, time_s), time_s None where it is unknown"
+            return self._mixed(text, images, videos)
+        if is_one_image(images) or len(images) or _is_one_video(videos.sources) or len(videos.sources):
+            raise PromptError(
+                "frames, and images or videos, cannot be asked about at once: pass the images as frames, or "
+                "videos=[Video(frames)]"
             )
+        frames = self._checked(frames)
         shown = place_frames(
             text,
             [frame.time_s for frame in frames],
@@ -72,7 +106,67 @@ class PromptAssembly:
             fps=fps,
             style=self.protocol.video_style,
         )
-        return self.size([frame.image for frame in frames]), shown
+        return Pictures([self._size_frame(frame.image) for frame in frames], shown)
+
+    def _mixed(self, text: str, images: Sequence[ImageSource], videos: AskedVideos) -> Pictures:
+        if _is_one_video(videos.sources) or not isinstance(videos.sources, Iterable):
+            raise InputError(
+                f"videos is one {type(videos.sources).__name__}; pass a list, such as videos=[path]"
+            )
+        sized = self.size(images)
+        if not len(videos.sources):
+            return Pictures(sized, text)
+        shown = [self._size_video(source, videos) for source in videos.sources]
+        placed = place_media(
+            text,
+            len(sized),
+            [video.times for video in shown],
+            image_style=self.protocol.multi_image_style,
+            video_style=self.protocol.video_style,
+        )
+        ordered = [
+            picture
+            for kind, number in placed.order
+            for picture in ([sized[number]] if kind == "image" else shown[number].frames)
+        ]
+        return Pictures(ordered, placed.text, tuple(warning for video in shown for warning in video.warnings))
+
+    def _size_video(self, source: VideoSource, videos: AskedVideos) -> _SizedVideo:
+        from neo_edge_runtime.video_reading import read_frames
+
+        limits = self.video_limits.lowered(videos.limits)
+        if isinstance(source, Video):
+            frames = self._checked(source.frames)
+            if len(frames) > limits.max_frames:
+                raise InputError(
+                    f"a Video has {len(frames)} frames; at most {limits.max_frames} are shown to the model: pass "
+                    "fewer, or raise max_frames of the model's VideoLimits"
+                )
+            return _SizedVideo(
+                [self._size_frame(frame.image) for frame in frames],
+                FrameTimes([frame.time_s for frame in frames], source.duration_s, source.fps),
+                source.warnings,
+            )
+        sampling = videos.sampling or self.protocol.frame_sampling
+        read = read_frames(source, sampling, limits, self._fit_frame)
+        return _SizedVideo(
+            list(read.frames), FrameTimes(read.times_s, read.duration_s, read.fps), read.warnings
+        )
+
+    def _checked(self, frames: Sequence[Frame]) -> list[Frame]:
+        frames = list(frames)
+        strange = [frame for frame in frames if not isinstance(frame, Frame)]
+        if strange:
+            raise InputError(
+                f"a frame is {type(strange[0]).__name__}; pass Frame(image, time_s), time_s None where it is unknown"
+            )
+        return frames
+
+    def _size_frame(self, image: ImageSource) -> SizedImage:
+        return self._fit_frame(load_image(image, upstream_rules=self.upstream_image_rules))
+
+    def _fit_frame(self, image: Image.Image) -> SizedImage:
+        return size_image(image, self.config.vision, self.frame_limits or self.limits)
 
     def size(self, images: Sequence[ImageSource]) -> list[SizedImage]:
         """Loads and resizes pictures; raises `ImageError`, or `InputError` for a picture that is not in a list."""
@@ -140,6 +234,10 @@ class PromptAssembly:
                 "tokenizer.json"
             )
         return self.tokenizer
+
+
+def _is_one_video(value: object) -> bool:
+    return isinstance(value, Video) or is_one_image(value)
 
 
 def _as_array(ids: Sequence[int] | npt.NDArray[np.integer]) -> npt.NDArray[np.integer]:

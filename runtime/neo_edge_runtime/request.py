@@ -41,6 +41,7 @@ class PreparedRequest:
     eos: tuple[int, ...]
     tokenizer: Decodes | None
     preparation_s: float  # seconds already spent on this request
+    warnings: tuple[str, ...] = ()  # for the answer
 
 
 def make_request(
@@ -53,6 +54,7 @@ def make_request(
     earlier_ids: Sequence[int],
     options: SamplingOptions | None,
     started: float,
+    warnings: tuple[str, ...] = (),
 ) -> PreparedRequest:
     """Lays the new tokens out behind the session and checks context and memory, before anything runs.
 
@@ -65,6 +67,7 @@ def make_request(
         earlier_ids: tokens that the session holds.
         options: None: the protocol's.
         started: `time.perf_counter()` when work on the request began.
+        warnings: of the pictures, for the answer.
 
     Raises:
         PromptError, InputError: the pieces do not fit each other.
@@ -94,4 +97,5 @@ def make_request(
         eos=prompts.tokens.eos,
         tokenizer=prompts.tokenizer,
         preparation_s=time.perf_counter() - started,
+        warnings=warnings,
     )

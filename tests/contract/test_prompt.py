@@ -173,9 +173,16 @@ def test_the_spatial_style_numbers_frames() -> None:
 
 @pytest.mark.parametrize(
     ("time_s", "written"),
-    [(0, "00:00.00"), (59.994, "00:59.99"), (59.996, "01:00.00"), (3599.5, "59:59.50"), (6000, "100:00.00")],
+    [
+        (0, "00:00.00"),
+        (59.994, "00:59.99"),
+        (59.996, "00:60.00"),
+        (1.115, "00:01.11"),
+        (3599.5, "59:59.50"),
+        (6000, "100:00.00"),
+    ],
 )
-def test_timestamps_never_show_sixty_seconds(time_s: float, written: str) -> None:
+def test_timestamps_are_upstreams_to_the_character(time_s: float, written: str) -> None:
     assert timestamp(time_s) == written
 
 

@@ -21,13 +21,17 @@ def test_the_public_names_are_these() -> None:
     assert sorted(neo_edge.__all__) == [
         "Completion",
         "Frame",
+        "FrameSampling",
         "Model",
         "NeoEdgeError",
         "Request",
         "SamplingOptions",
+        "Video",
+        "VideoLimits",
         "__version__",
         "errors",
         "load",
+        "read_video",
     ]
     assert dir(neo_edge) == sorted(neo_edge.__all__)
 
@@ -36,7 +40,7 @@ def test_public_names_are_handed_on_from_where_they_live() -> None:
     assert neo_edge.SamplingOptions is SamplingOptions
     assert neo_edge.NeoEdgeError is NeoEdgeError
     assert neo_edge.errors.NeoEdgeError is NeoEdgeError
-    for name in ("Completion", "Frame", "Model", "Request", "load"):
+    for name in ("Completion", "Frame", "Model", "Request", "Video", "VideoLimits", "load", "read_video"):
         assert getattr(neo_edge, name) is getattr(neo_edge_runtime, name)
 
 
