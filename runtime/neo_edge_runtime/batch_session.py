@@ -187,7 +187,7 @@ class BatchSession:
                 return {row: self._decode_alone(row, tokens) for row in tokens}
             self.leave(next(iter(tokens)))
             return dict.fromkeys(tokens, error)
-        finite: list[bool] = np.isfinite(logits).all(axis=1).tolist()
+        finite = [bool(np.isfinite(row_logits).all()) for row_logits in logits]
         healthy = [row for row, good in zip(rows, finite, strict=True) if good]
         found: dict[BatchRow, npt.NDArray[np.float32] | NeoEdgeError] = {}
         for row, row_logits in zip(rows, logits, strict=True):
