@@ -62,8 +62,8 @@ class Model:
         max_context_tokens: int | None = None,
         chunk_tokens: int = DEFAULT_CHUNK_TOKENS,
         upstream_image_rules: bool = False,
-    ) -> None:
         video_limits: VideoLimits | None = None,
+    ) -> None:
         """As `load`, over a backend that is open already; the model closes it."""
         config = backend.traits.config
         preset = get_protocol(protocol) if isinstance(protocol, str) else protocol
@@ -77,9 +77,9 @@ class Model:
             protocol=preset,
             limits=_pixel_limits(preset, config, max_pixels, max_visual_tokens),
             upstream_image_rules=upstream_image_rules,
-        )
             frame_limits=_pixel_limits(preset, config, max_pixels, max_visual_tokens, frame=True),
             video_limits=video_limits or VideoLimits(),
+        )
         self._closed = False
 
     @property
@@ -110,10 +110,10 @@ class Model:
         *,
         video_duration_s: float | None = None,
         fps: float | None = None,
-        system: str | None = None,
         videos: Sequence[VideoSource] = (),
         frame_sampling: FrameSampling | None = None,
         video_limits: VideoLimits | None = None,
+        system: str | None = None,
         options: SamplingOptions | None = None,
     ) -> Completion:
         """Asks, waits and gives the answer; arguments and errors as `stream`."""
@@ -123,10 +123,10 @@ class Model:
             frames,
             video_duration_s=video_duration_s,
             fps=fps,
-            system=system,
             videos=videos,
             frame_sampling=frame_sampling,
             video_limits=video_limits,
+            system=system,
             options=options,
         ).finish()
 
@@ -138,10 +138,10 @@ class Model:
         *,
         video_duration_s: float | None = None,
         fps: float | None = None,
-        system: str | None = None,
         videos: Sequence[VideoSource] = (),
         frame_sampling: FrameSampling | None = None,
         video_limits: VideoLimits | None = None,
+        system: str | None = None,
         options: SamplingOptions | None = None,
     ) -> Stream:
         """Asks and gives the answer as it is made.
@@ -156,19 +156,19 @@ class Model:
             frames: frames of one video, in the order of their times, instead of images and videos.
             video_duration_s: length of the video in seconds; with `fps` a sentence about the whole video is added.
             fps: frames per second at which the frames were taken.
-            system: system prompt; None: the protocol's.
             videos: video files (paths, bytes, open binary files) or `Video`s, in the order of their places; each
                 brings the sentence about the whole video. Damaged ones give what is good of them, a `VideoWarning`
                 and a line in the completion's `warnings`.
             frame_sampling: which frames of the files; None: the protocol's.
             video_limits: lower some of the model's.
+            system: system prompt; None: the protocol's.
             options: sampling; None: the protocol's.
 
         Raises:
             ImageError: a picture cannot be read, or gives more than `max_visual_tokens`.
-            PromptError, InputError: the arguments do not fit each other.
             VideoError: a video cannot be read, or is beyond the limits.
             MissingExtraError: a video file, and PyAV is not installed.
+            PromptError, InputError: the arguments do not fit each other.
             TokenizerError: a question in words, and the bundle has no tokenizer.
             ContextOverflowError, MemoryBudgetError: the request is too large; nothing was allocated.
             SessionClosedError: the model is closed.
@@ -304,8 +304,8 @@ class Model:
 
     def _prepare(self, asked: Request, started: float) -> PreparedRequest:
         session = self.session()
-        if isinstance(asked.prompt, str):
         warnings: tuple[str, ...] = ()
+        if isinstance(asked.prompt, str):
             pictures = self._prompts.pictures(
                 asked.prompt,
                 asked.images,
@@ -332,8 +332,8 @@ class Model:
             earlier_ids=(),
             options=asked.options,
             started=started,
-        )
             warnings=warnings,
+        )
 
     def _prepare_named(
         self, name: str, asked: Request, options: SamplingOptions | None, started: float
@@ -369,8 +369,8 @@ def load(
     max_context_tokens: int | None = None,
     chunk_tokens: int = DEFAULT_CHUNK_TOKENS,
     upstream_image_rules: bool = False,
-    verify: Literal["size", "sha256"] = "size",
     video_limits: VideoLimits | None = None,
+    verify: Literal["size", "sha256"] = "size",
 ) -> Model:
     """Loads a bundle; close the model or use it in a `with` statement.
 
@@ -386,9 +386,9 @@ def load(
         max_context_tokens: most tokens of a conversation; None: the model's positions and the memory decide.
         chunk_tokens: most tokens of one prefill run; a smaller number needs less scratch memory.
         upstream_image_rules: treat EXIF orientation and transparency as NEO's own code does.
+        video_limits: what is read of a video file at most; a request can lower these and never raise them.
         verify: `sha256` reads every byte of the bundle first.
 
-        video_limits: what is read of a video file at most; a request can lower these and never raise them.
     Raises:
         BundleError: the bundle is missing, damaged, of another version, or lacks the variant.
         MissingExtraError: onnxruntime is not installed.
@@ -420,13 +420,18 @@ def load(
         max_context_tokens=max_context_tokens,
         chunk_tokens=chunk_tokens,
         upstream_image_rules=upstream_image_rules,
+        video_limits=video_limits,
     )
 
 
 def _pixel_limits(
-    protocol: InferenceProtocol, config: ModelConfig, max_pixels: int | None, max_visual_tokens: int | None
+    protocol: InferenceProtocol,
+    config: ModelConfig,
+    max_pixels: int | None,
+    max_visual_tokens: int | None,
+    *,
+    frame: bool = False,
 ) -> PixelLimits:
-        video_limits=video_limits,
     smallest, largest = (protocol.frame_pixel_limits if frame else protocol.pixel_limits)(config.vision)
     if max_pixels is not None:
         smallest, largest = min(smallest, max_pixels), max_pixels
