@@ -90,7 +90,12 @@ class Answer:
         rest = self._stream.finish()
         self._text.append(rest)
         self.completion = Completion(
-            "".join(self._text), tuple(self.tokens), self.reason, self._usage(), self.error
+            "".join(self._text),
+            tuple(self.tokens),
+            self.reason,
+            self._usage(),
+            self.error,
+            warnings=self.request.warnings,
         )
         return rest
 

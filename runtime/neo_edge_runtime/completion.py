@@ -43,6 +43,7 @@ class Completion:
     stop_reason: StopReason  # what ended it
     usage: Usage  # what it cost
     error: NeoEdgeError | None = None  # what failed, with stop_reason `error` and with no other
+    warnings: tuple[str, ...] = ()  # what was wrong with its videos, whose good frames were used
 
     @classmethod
     def of_error(cls, error: NeoEdgeError) -> Completion:
@@ -50,9 +51,13 @@ class Completion:
         return cls("", (), "error", Usage(0, 0, 0, 0, None, None, peak_memory_bytes()), error)
 
     def to_dict(self) -> dict[str, object]:
-        """Plain values, for JSON; `error`, where there is one, is its type and message."""
+        """Plain values, for JSON; `error`, where there is one, is its type and message;
+        `warnings` is there when there are some.
+        """
         plain = asdict(replace(self, error=None))
         del plain["error"]
         if self.error is not None:
             plain["error"] = {"type": type(self.error).__name__, "message": str(self.error)}
+        if self.warnings:
+            plain["warnings"] = list(self.warnings)
         return plain
