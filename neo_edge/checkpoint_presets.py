@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from typing import Any, Literal, get_args
 
 from neo_edge.errors import InputError
+from neo_edge.shown import shown
 
 WeightDtype = Literal["bfloat16", "float16", "float32"]
 WEIGHT_DTYPES: tuple[WeightDtype, ...] = get_args(WeightDtype)
@@ -51,7 +52,7 @@ def preset_config(name: str, *, layers: int | None = None, dtype: WeightDtype = 
     if name not in PRESETS:
         raise InputError(f"there is no preset {name!r}: use one of {', '.join(PRESETS)}")
     if layers is not None and layers < 1:
-        raise InputError(f"layers is {layers}; a decoder has 1 or more")
+        raise InputError(f"layers is {shown(layers)}; a decoder has 1 or more")
     preset = PRESETS[name]
     count = preset.num_layers if layers is None else layers
     return {

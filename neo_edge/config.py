@@ -13,6 +13,7 @@ from typing import Any, TypeVar
 from neo_edge.errors import ConfigError, UnsupportedArchitectureError
 from neo_edge.generation_config import read_end_tokens, token_ids
 from neo_edge.json_file import read_json_object
+from neo_edge.shown import shown
 
 _Config = TypeVar("_Config", "VisionConfig", "DecoderConfig", "ModelConfig")
 
@@ -233,21 +234,19 @@ class _Section:
     def integer(self, field: str) -> int:
         value = self._scalar(field)
         if isinstance(value, bool) or not isinstance(value, int | float) or value != int(value):
-            raise ConfigError(
-                f"config.json: {self._name}{field} is {_shown(value)}; a whole number is needed"
-            )
+            raise ConfigError(f"config.json: {self._name}{field} is {shown(value)}; a whole number is needed")
         return int(value)
 
     def number(self, field: str) -> float:
         value = self._scalar(field)
         if isinstance(value, bool) or not isinstance(value, int | float):
-            raise ConfigError(f"config.json: {self._name}{field} is {_shown(value)}; a number is needed")
+            raise ConfigError(f"config.json: {self._name}{field} is {shown(value)}; a number is needed")
         return float(value)
 
     def boolean(self, field: str, default: bool) -> bool:
         value = self._raw.get(field, default)
         if not isinstance(value, bool):
-            raise ConfigError(f"config.json: {self._name}{field} is {_shown(value)}; true or false is needed")
+            raise ConfigError(f"config.json: {self._name}{field} is {shown(value)}; true or false is needed")
         return value
 
     def optional_id(self, field: str) -> int | None:
@@ -267,7 +266,7 @@ class _Section:
             value = value[0]
         if isinstance(value, int | float) and not abs(value) < _ENDLESS:
             raise ConfigError(
-                f"config.json: {self._name}{field} is {_shown(value)}; a finite number is needed: fetch the "
+                f"config.json: {self._name}{field} is {shown(value)}; a finite number is needed: fetch the "
                 "checkpoint's own config.json"
             )
         return value
@@ -282,7 +281,7 @@ def _require_plausible(section: str, config: object) -> None:
         if not 0 < value <= largest:
             name = _NAMES_IN_FILE.get(field, field)
             raise ConfigError(
-                f"config.json: {section}.{name} is {_shown(value)}; it must be above zero and at most {largest:g}: "
+                f"config.json: {section}.{name} is {shown(value)}; it must be above zero and at most {largest:g}: "
                 "fetch the checkpoint's own config.json"
             )
 
@@ -297,15 +296,6 @@ def _missing(directory: Path, path: Path) -> str:
     if snapshots:
         return f"{path} does not exist: this is a Hugging Face cache folder; give {snapshots[-1].parent}"
     return f"{path} does not exist: give the directory of a NEO-ov checkpoint"
-
-
-def _shown(value: object) -> str:
-    text = (
-        f"a number of {value.bit_length()} bits"
-        if isinstance(value, int) and value > 1 << 64
-        else repr(value)
-    )
-    return text if len(text) <= 80 else f"{text[:77]}..."
 
 
 _ENDLESS = 1e38  # as good as infinite: float32 ends there

@@ -6,6 +6,7 @@ from pathlib import Path
 
 from neo_edge.errors import ConfigError
 from neo_edge.json_file import read_json_object
+from neo_edge.shown import shown
 
 GENERATION_CONFIG_FILE = "generation_config.json"
 
@@ -16,7 +17,7 @@ def token_ids(value: object, field: str) -> tuple[int, ...]:
     for index in value if isinstance(value, list | tuple) else [] if value is None else [value]:
         if not isinstance(index, int) or isinstance(index, bool) or not 0 <= index < 1 << 31:
             raise ConfigError(
-                f"{field} is {value!r}; a token id, a list of token ids, or null is needed: fetch the file again"
+                f"{field} is {shown(value)}; a token id, a list of token ids, or null is needed: fetch the file again"
             )
         ids[index] = None
     return tuple(ids)

@@ -7,6 +7,7 @@ from pathlib import PurePosixPath
 from typing import TypeAlias, TypeVar, cast
 
 from neo_edge.errors import BundleCorruptError
+from neo_edge.shown import shown
 
 JsonValue: TypeAlias = "bool | int | float | str | list[JsonValue] | dict[str, JsonValue] | None"
 """Whatever JSON can hold."""
@@ -31,7 +32,7 @@ def check_relative_path(path: str) -> str:
         or path == "."
     ):
         raise BundleCorruptError(
-            f"the manifest names the path {_shown(path)}, which leads out of the bundle: do not use it"
+            f"the manifest names the path {shown(path)}, which leads out of the bundle: do not use it"
         )
     size = len(path.encode(errors="surrogatepass"))
     if (
@@ -40,7 +41,7 @@ def check_relative_path(path: str) -> str:
         or not path.isprintable()
     ):
         raise BundleCorruptError(
-            f"the manifest names the path {_shown(path)} ({size} bytes), which no file system is sure to take: export "
+            f"the manifest names the path {shown(path)} ({size} bytes), which no file system is sure to take: export "
             "again"
         )
     return path
@@ -52,7 +53,7 @@ class Fields:
     def __init__(self, raw: object, name: str) -> None:
         if not isinstance(raw, dict):
             raise BundleCorruptError(
-                f"bundle.json: {name} is {_shown(raw)}; an object is needed: export again"
+                f"bundle.json: {name} is {shown(raw)}; an object is needed: export again"
             )
         self._raw: dict[str, object] = raw
         self._prefix = f"{name}." if name else ""
@@ -138,12 +139,7 @@ class Fields:
         return value
 
     def _wrong(self, field: str, wanted: str) -> BundleCorruptError:
-        found = _shown(self._raw[field])
+        found = shown(self._raw[field])
         return BundleCorruptError(
             f"bundle.json: {self._prefix}{field} is {found}; {wanted} is needed: export again"
         )
-
-
-def _shown(value: object) -> str:
-    text = repr(value)
-    return text if len(text) <= 80 else f"{text[:77]}..."

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from numbers import Integral, Real
 
 from neo_edge.errors import InputError
+from neo_edge.shown import shown
 
 # Beyond these, logits in float32 would end in infinity or all be the same.
 _TEMPERATURES = (1e-6, 1e6)
@@ -32,9 +33,9 @@ class SamplingOptions:
     def __post_init__(self) -> None:
         # A lone string would be taken for its letters.
         if isinstance(self.stop, str):
-            raise InputError(f"stop is {self.stop!r}; pass a tuple of strings, such as ({self.stop!r},)")
+            raise InputError(f"stop is {shown(self.stop)}; pass a tuple of strings, such as ({shown(self.stop)},)")
         if not isinstance(self.stop, Iterable):
-            raise InputError(f"stop is {self.stop!r}; pass a tuple of strings, () for none")
+            raise InputError(f"stop is {shown(self.stop)}; pass a tuple of strings, () for none")
         object.__setattr__(self, "stop", tuple(self.stop))
         _check(
             "temperature",
@@ -92,4 +93,4 @@ def _whole(value: object, *, at_least: int) -> bool:
 
 def _check(field: str, value: object, allowed: bool, wanted: str) -> None:
     if not allowed:
-        raise InputError(f"{field} is {value!r}; it must be {wanted}")
+        raise InputError(f"{field} is {shown(value)}; it must be {wanted}")

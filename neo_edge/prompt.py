@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Literal
 
 from neo_edge.errors import PromptError
 from neo_edge.protocols import MultiImageStyle, VideoStyle
+from neo_edge.shown import shown
 from neo_edge.tokens import IM_END, IM_START, IMG_CONTEXT, IMG_END, IMG_START
 from neo_edge.unicode_text import require_text
 
@@ -153,7 +154,7 @@ def place_frames(
     if duration_s is not None and fps is not None:
         if not (_seconds(duration_s) and _seconds(fps) and fps > 0):
             raise PromptError(
-                f"duration_s {duration_s!r} and fps {fps!r} must be positive and finite numbers"
+                f"duration_s {shown(duration_s)} and fps {shown(fps)} must be positive and finite numbers"
             )
         minutes, seconds = divmod(int(duration_s), 60)
         prefix = (
@@ -182,7 +183,7 @@ def _check_times(times_s: Sequence[float | None]) -> None:
         raise PromptError("a video needs at least one frame")
     known = [time_s for time_s in times_s if time_s is not None]
     if not all(map(_seconds, known)) or known != sorted(known):
-        raise PromptError(f"frame times {known} must be seconds from 0 on, in order")
+        raise PromptError(f"frame times {shown(known)} must be seconds from 0 on, in order")
 
 
 def _seconds(value: object) -> bool:

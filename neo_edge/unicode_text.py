@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from neo_edge.errors import PromptError
+from neo_edge.shown import shown
 
 
 def require_text(value: object, what: str) -> None:
@@ -16,7 +17,7 @@ def require_text(value: object, what: str) -> None:
         PromptError: it is no `str`, or has half of a surrogate pair, which no encoding knows.
     """
     if not isinstance(value, str):
-        raise PromptError(f"{what} is {value!r}, of type {type(value).__name__}; pass text (str)")
+        raise PromptError(f"{what} is {shown(value)}, of type {type(value).__name__}; pass text (str)")
     try:
         value.encode()
     except UnicodeEncodeError as error:

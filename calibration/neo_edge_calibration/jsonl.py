@@ -19,6 +19,7 @@ from typing import Any, cast
 
 from neo_edge.errors import ImageError, InputError, PromptError
 from neo_edge.prompt import place_frames, place_images
+from neo_edge.shown import shown
 from neo_edge_calibration.question import Kind, Question, Questions
 from neo_edge_calibration.scoring import is_right
 from neo_edge_runtime.image_input import check_head, load_image
@@ -70,7 +71,7 @@ def _maker(line: str, where: str, folder: Path) -> partial[Question]:
         )
     kind, choices = raw["kind"], _strings(raw, "choices", where)
     if kind not in KINDS:
-        raise InputError(f"{where}: kind is {kind!r}; use one of {', '.join(KINDS)}")
+        raise InputError(f"{where}: kind is {shown(kind)}; use one of {', '.join(KINDS)}")
     if (kind == "choice") != bool(choices) or len(choices) > len(string.ascii_uppercase):
         raise InputError(
             f"{where}: a choice needs 1 to 26 choices, and only a choice has them; found {len(choices)}"
@@ -85,7 +86,7 @@ def _maker(line: str, where: str, folder: Path) -> partial[Question]:
         raise InputError(f"{where}: a question about a time needs times_s")
     for field in ("question", "answer", "family"):
         if not isinstance(raw.get(field, ""), str):
-            raise InputError(f"{where}: {field} is {raw[field]!r}; write it as text")
+            raise InputError(f"{where}: {field} is {shown(raw[field])}; write it as text")
     options = "".join(
         f"\n{letter}. {choice}" for letter, choice in zip(string.ascii_uppercase, choices, strict=False)
     )
@@ -131,7 +132,7 @@ def _check_prompt(question: Question, images: int, where: str) -> None:
         raise PromptError(f"{where}: {error}") from error
     if not is_right(question, question.answer):
         raise InputError(
-            f"{where}: the answer {question.answer!r} is no {question.kind}, so no reply could ever be right: write a "
+            f"{where}: the answer {shown(question.answer)} is no {question.kind}, so no reply could ever be right: write a "
             "choice's letter, a number, [[x1, y1, x2, y2]] or MM:SS.ss, as the kind says"
         )
 
@@ -146,7 +147,7 @@ def _with_pictures(question: Question, paths: Sequence[Path], where: str) -> Que
 def _strings(raw: dict[str, Any], field: str, where: str) -> tuple[str, ...]:
     value = raw.get(field, [])
     if not isinstance(value, list) or not all(isinstance(item, str) for item in value):
-        raise InputError(f"{where}: {field} is {value!r}; write a list of texts")
+        raise InputError(f"{where}: {field} is {shown(value)}; write a list of texts")
     return tuple(value)
 
 
@@ -159,5 +160,5 @@ def _numbers(value: object) -> bool:
 def _optional_number(raw: dict[str, Any], field: str, where: str) -> float | None:
     value = raw.get(field)
     if value is not None and not _numbers([value]):
-        raise InputError(f"{where}: {field} is {value!r}; write a number")
+        raise InputError(f"{where}: {field} is {shown(value)}; write a number")
     return None if value is None else float(value)

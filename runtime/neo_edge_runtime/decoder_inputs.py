@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from neo_edge.errors import InputError
+from neo_edge.shown import shown
 from neo_edge_runtime.backend import DecoderInputs
 
 if TYPE_CHECKING:
@@ -61,7 +62,9 @@ def checked_ids(
 
 def unknown_token(token: int, backend: Backend) -> InputError:
     """The error for an id that the embedding has no row for."""
-    return InputError(f"token id {token} is outside the vocabulary 0..{len(backend.token_embedding) - 1}")
+    return InputError(
+        f"token id {shown(token)} is outside the vocabulary 0..{len(backend.token_embedding) - 1}"
+    )
 
 
 def chunk_inputs(

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from neo_edge.errors import InputError, MemoryBudgetError
+from neo_edge.shown import shown
 from neo_edge_runtime.control_groups import CGROUP, PROC, own_groups, read_text
 from neo_edge_runtime.kv_cache import cache_bytes
 
@@ -140,7 +141,7 @@ class MemoryBudget:
             reclaim: called when too little is free, before that is an error: `Backend.release_scratch`.
         """
         if limit_bytes is not None and limit_bytes < 1:
-            raise InputError(f"memory_limit_bytes is {limit_bytes}; it must be above zero, or None")
+            raise InputError(f"memory_limit_bytes is {shown(limit_bytes)}; it must be above zero, or None")
         self.limit_bytes = limit_bytes
         self._reclaim = reclaim
         self._held, self._reserved = 0, 0

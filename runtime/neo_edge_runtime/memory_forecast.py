@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 
 from neo_edge.errors import InputError
 from neo_edge.positions import layout
+from neo_edge.shown import shown
 from neo_edge_runtime.kv_cache import cache_bytes
 from neo_edge_runtime.memory import prefill_need, vision_need
 from neo_edge_runtime.prefill_plan import DEFAULT_CHUNK_TOKENS, plan_prefill
@@ -48,7 +49,7 @@ def forecast(
         InputError: the context is below 1 token, or beyond `MAX_CONTEXT_TOKENS`.
     """
     if not 1 <= context_tokens <= MAX_CONTEXT_TOKENS:
-        raise InputError(f"the context is {context_tokens} tokens; choose 1 to {MAX_CONTEXT_TOKENS}")
+        raise InputError(f"the context is {shown(context_tokens)} tokens; choose 1 to {MAX_CONTEXT_TOKENS}")
     tokens = text_only_tokens(traits.config)
     chunks = plan_prefill(
         layout([0] * context_tokens, [], tokens),

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from neo_edge.errors import InputError
+from neo_edge.shown import shown
 from neo_edge_runtime.kv_cache import capacity_for
 
 if TYPE_CHECKING:
@@ -50,7 +51,7 @@ def plan_prefill(
         InputError: `chunk_tokens` is below 1, or the piece ends where it must not.
     """
     if chunk_tokens < 1:
-        raise InputError(f"chunk_tokens is {chunk_tokens}; it must be 1 or above")
+        raise InputError(f"chunk_tokens is {shown(chunk_tokens)}; it must be 1 or above")
     ends, size = layout.boundaries, len(layout.visible_length)
     if not size or not len(ends) or ends[-1] != size:
         raise InputError(f"a piece of {size} tokens must end behind a text token or a whole image")

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from neo_edge.errors import InputError, NeoEdgeError, SessionClosedError
+from neo_edge.shown import shown
 from neo_edge_runtime.context_room import require_room
 from neo_edge_runtime.decoder_inputs import (
     EmbeddedTokens,
@@ -63,7 +64,9 @@ class Session:
             chunk_tokens: most tokens of one prefill run, images left whole.
         """
         if max_context_tokens is not None and max_context_tokens < 1:
-            raise InputError(f"max_context_tokens is {max_context_tokens}; it must be above zero, or None")
+            raise InputError(
+                f"max_context_tokens is {shown(max_context_tokens)}; it must be above zero, or None"
+            )
         self._backend, self._budget = backend, budget or MemoryBudget(reclaim=backend.release_scratch)
         self._max_tokens, self._chunk_tokens = max_context_tokens, chunk_tokens
         self._state: DecoderState | None = None
