@@ -33,7 +33,9 @@ class SamplingOptions:
     def __post_init__(self) -> None:
         # A lone string would be taken for its letters.
         if isinstance(self.stop, str):
-            raise InputError(f"stop is {shown(self.stop)}; pass a tuple of strings, such as ({shown(self.stop)},)")
+            raise InputError(
+                f"stop is {shown(self.stop)}; pass a tuple of strings, such as ({shown(self.stop)},)"
+            )
         if not isinstance(self.stop, Iterable):
             raise InputError(f"stop is {shown(self.stop)}; pass a tuple of strings, () for none")
         object.__setattr__(self, "stop", tuple(self.stop))

@@ -132,8 +132,8 @@ def _check_prompt(question: Question, images: int, where: str) -> None:
         raise PromptError(f"{where}: {error}") from error
     if not is_right(question, question.answer):
         raise InputError(
-            f"{where}: the answer {shown(question.answer)} is no {question.kind}, so no reply could ever be right: write a "
-            "choice's letter, a number, [[x1, y1, x2, y2]] or MM:SS.ss, as the kind says"
+            f"{where}: the answer {shown(question.answer)} is no {question.kind}, so no reply could ever be right: "
+            "write a choice's letter, a number, [[x1, y1, x2, y2]] or MM:SS.ss, as the kind says"
         )
 
 

@@ -19,6 +19,7 @@ from neo_edge.shown import shown
         ([10**5000], "a list with a number beyond any use"),
         ("x" * 81, "'" + "x" * 76 + "..."),
     ],
+    ids=["short", "long", "text", "huge", "below zero", "too huge to write", "in a list", "a long text"],
 )
 def test_a_value_is_shown_whole_or_as_much_of_it_as_a_message_bears(value: object, text: str) -> None:
     assert shown(value) == text
