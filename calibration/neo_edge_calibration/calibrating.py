@@ -225,7 +225,7 @@ def _check(name: str, samples: int, method: str, threads: int | None, seed: int)
 def _float_variant(bundle: Bundle, name: str | None) -> str:
     if name is not None:
         found = bundle.variant(name)
-        if found.precision not in _FLOAT_PRECISIONS or found.layer_precision:
+        if found.precision not in _FLOAT_PRECISIONS:
             raise CalibrationError(
                 f"the variant {name!r} is of precision {found.precision}; calibration watches a float one: choose "
                 f"{_or(_floats(bundle)) or 'a bundle that has one'}"
@@ -242,9 +242,7 @@ def _float_variant(bundle: Bundle, name: str | None) -> str:
 
 def _floats(bundle: Bundle) -> list[str]:
     return [
-        name
-        for name, variant in bundle.manifest.variants.items()
-        if variant.precision in _FLOAT_PRECISIONS and not variant.layer_precision
+        name for name, variant in bundle.manifest.variants.items() if variant.precision in _FLOAT_PRECISIONS
     ]
 
 
