@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, fields
+from dataclasses import dataclass
 
 from neo_edge.byte_size import show_bytes
 from neo_edge.config import ModelConfig
@@ -41,8 +41,8 @@ class BuildEstimate:
         return {**vars(self), "device_total": self.device_total}
 
     def __str__(self) -> str:
-        names = [field.name for field in fields(self)][:5]
-        return ", ".join(f"{name.replace('_', ' ')} {show_bytes(getattr(self, name))}" for name in names)
+        on_device = list(vars(self).items())[:5]
+        return ", ".join(f"{name.replace('_', ' ')} {show_bytes(size)}" for name, size in on_device)
 
 
 def estimate_build(

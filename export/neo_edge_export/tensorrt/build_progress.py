@@ -1,15 +1,14 @@
-"""The builder's nested phases as one percentage, and Ctrl-C that ends a build instead of being lost in C++."""
+"""The builder's nested phases as one percentage."""
 
 from __future__ import annotations
 
-import signal
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
-from types import FrameType
 
 from neo_edge.progress import Progress, progress
 from neo_edge_export.tensorrt import builder_api as api
+from neo_edge_export.tensorrt.cancellation import Cancellation
 from neo_edge_export.tensorrt.installed import TensorRT
 
 
@@ -54,17 +53,16 @@ class PhaseTree:
 
 
 @contextmanager
-def monitored(module: TensorRT, config: api.IBuilderConfig, description: str) -> Iterator[None]:
-    """Shows the progress of builds with this config; Ctrl-C ends them at their next step."""
-    cancelled = threading.Event()
-    with progress(100, description, "%") as bar, _ctrl_c_sets(cancelled):
-        config.progress_monitor = _monitor(module, bar, cancelled)
+def monitored(
+    module: TensorRT, config: api.IBuilderConfig, description: str, cancellation: Cancellation
+) -> Iterator[None]:
+    """Shows the progress of builds with this config, and ends them at the next step once that is asked for."""
+    with progress(100, description, "%") as bar:
+        config.progress_monitor = _monitor(module, bar, cancellation)
         yield
-    if cancelled.is_set():
-        raise KeyboardInterrupt
 
 
-def _monitor(module: TensorRT, bar: Progress[int], cancelled: threading.Event) -> api.IProgressMonitor:
+def _monitor(module: TensorRT, bar: Progress[int], cancellation: Cancellation) -> api.IProgressMonitor:
     tree, lock = PhaseTree(), threading.Lock()
     shown = 0
     base: type = module.IProgressMonitor
@@ -84,7 +82,7 @@ def _monitor(module: TensorRT, bar: Progress[int], cancelled: threading.Event) -
             with lock:
                 tree.step(phase_name, step)
             show()
-            return not cancelled.is_set()
+            return not cancellation.requested
 
     def show() -> None:
         nonlocal shown
@@ -96,19 +94,3 @@ def _monitor(module: TensorRT, bar: Progress[int], cancelled: threading.Event) -
 
     monitor: api.IProgressMonitor = Monitor()
     return monitor
-
-
-@contextmanager
-def _ctrl_c_sets(event: threading.Event) -> Iterator[None]:
-    if threading.current_thread() is not threading.main_thread():  # only there may handlers be set
-        yield
-        return
-
-    def handler(number: int, frame: FrameType | None) -> None:  # noqa: ARG001
-        event.set()
-
-    before = signal.signal(signal.SIGINT, handler)
-    try:
-        yield
-    finally:
-        signal.signal(signal.SIGINT, before)

@@ -21,6 +21,7 @@ from neo_edge_export.tensorrt.installed import Installed, find_tensorrt
 from neo_edge_export.tensorrt.plan_building import BuildOptions, Plan, build_plan
 from neo_edge_export.tensorrt.shape_ranges import decoder_ranges, vision_ranges
 from neo_edge_runtime.memory import available_memory_bytes
+from neo_edge_runtime.nvidia_devices import NvidiaDriver
 
 DEFAULT_CONTEXT, DEFAULT_CHUNK, DEFAULT_BATCH = 4096, 1024, 1  # the chunk: a picture of the `edge` protocol
 DEFAULT_WORKSPACE_BYTES = 1 << 30
@@ -58,12 +59,20 @@ class BuildResult:
     build_s: float
 
 
-def build_engines(path: Path, request: BuildRequest) -> BuildResult:
+def build_engines(
+    path: Path,
+    request: BuildRequest,
+    *,
+    installed: Installed | None = None,
+    driver: NvidiaDriver | str | None = None,
+) -> BuildResult:
     """Finds or builds the engines of a variant.
 
     Args:
         path: of the bundle.
         request: for what.
+        installed: the TensorRT to build with; None: the installed one.
+        driver: NVIDIA's, or why there is none; None: ask it.
 
     Raises:
         MissingExtraError, BrokenPackageError, BackendError: TensorRT is not there, broken, too old, or has no driver.
@@ -71,9 +80,9 @@ def build_engines(path: Path, request: BuildRequest) -> BuildResult:
         EngineBuildError: TensorRT does not take the graphs, or not for that GPU.
         MemoryBudgetError: the engines would not fit, or building them would not.
     """
-    installed = find_tensorrt(request.backend)
+    installed = find_tensorrt(request.backend) if installed is None else installed
     bundle = read_bundle(path)
-    target = choose_target(installed, request.compute_capability)
+    target = choose_target(installed, request.compute_capability, driver)
     key = _key(bundle, request, installed, target)
     estimate = estimate_build(
         bundle.manifest,

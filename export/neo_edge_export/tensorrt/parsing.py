@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 
 from neo_edge.errors import EngineBuildError
@@ -10,6 +11,8 @@ from neo_edge_export.tensorrt.build_log import BuildLog
 from neo_edge_export.tensorrt.installed import Installed
 
 _SHOWN = 5
+_IMPORTER = "ModelImporter.cpp"  # repeats the parser's errors in the log
+_NO_DRIVER = re.compile(r"\[checkMacros\.cpp::catchCudaError::\d+\] Error Code 1: Cuda Runtime \(.*?\)\)")
 
 
 def parse_graph(
@@ -27,9 +30,13 @@ def parse_graph(
         return network
     found = [_line(parser.get_error(index)) for index in range(parser.num_errors)]
     lines = found[:_SHOWN] + ([f"  and {len(found) - _SHOWN} more"] if len(found) > _SHOWN else [])
+    # A file that cannot be opened is in the log alone.
+    told = "".join(found)
+    further = [line for line in map(_told, log.errors) if line and line not in told and _IMPORTER not in line]
+    lines += [f"  {line}" for line in further]
     raise EngineBuildError(
         f"{installed.backend} {installed.version} takes no {graph.parent.name}/{graph.name}:\n"
-        + "\n".join(lines or [log.text or "  it does not say why"])
+        + "\n".join(lines or ["  it does not say why"])
         + "\nuse a variant with portable operators (neo-edge export --ops portable), or another TensorRT"
     )
 
@@ -39,4 +46,9 @@ def _line(error: api.ParserError) -> str:
     where = f"node {error.node()}" if error.node() >= 0 else "the file"
     name, operator = error.node_name(), error.node_operator()
     described = (f" {name!r}" if name else "") + (f" ({operator})" if operator else "")
-    return f"  {where}{described}: {' '.join(error.desc().split())} [{error.code().name}]"
+    return f"  {where}{described}: {_told(error.desc())} [{error.code().name}]"
+
+
+def _told(text: str) -> str:
+    """On one line, without the complaint about a missing driver that follows each error where none is."""
+    return _NO_DRIVER.sub("", " ".join(text.split())).strip()

@@ -12,6 +12,7 @@ from neo_edge.errors import EngineBuildError
 from neo_edge_export.tensorrt import builder_api as api
 from neo_edge_export.tensorrt.build_log import BuildLog
 from neo_edge_export.tensorrt.build_progress import monitored
+from neo_edge_export.tensorrt.cancellation import Cancellation, ctrl_c_waits
 from neo_edge_export.tensorrt.compute_capability import set_target
 from neo_edge_export.tensorrt.installed import Installed
 from neo_edge_export.tensorrt.layer_listing import NetworkListing, list_network
@@ -54,6 +55,17 @@ def build_plan(
         EngineBuildError: TensorRT does not take the graph, or builds no engine.
         KeyboardInterrupt: Ctrl-C; the build was ended.
     """
+    with ctrl_c_waits() as cancellation:
+        return _build(installed, graph, ranges, options, cancellation)
+
+
+def _build(
+    installed: Installed,
+    graph: Path,
+    ranges: Sequence[ShapeRange],
+    options: BuildOptions,
+    cancellation: Cancellation,
+) -> Plan:
     log = BuildLog(installed.module)
     builder = installed.module.Builder(log.logger)
     network = parse_graph(installed, builder, graph, log)
@@ -65,7 +77,7 @@ def build_plan(
         config.add_optimization_profile(_profile(builder, network, sizes))
     cache = _start_timing_cache(installed, config, options.timing_caches)
     progress = (
-        monitored(installed.module, config, f"building {graph.stem}")
+        monitored(installed.module, config, f"building {graph.stem}", cancellation)
         if installed.has_progress_monitor
         else contextlib.nullcontext()
     )

@@ -1,0 +1,253 @@
+"""Engines are built into a bundle once, found again, and built anew when anything they depend on changed."""
+
+from __future__ import annotations
+
+import json
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+from neo_edge.bundle import Bundle, open_bundle, read_bundle, verify_bundle
+from neo_edge.bundle_update import STAGING, BundleUpdate
+from neo_edge.engine_files import engine_faults, is_stale
+from neo_edge.errors import BundleCorruptError, BundleError, EngineBuildError, MemoryBudgetError
+from neo_edge.file_digest import digest_file
+from neo_edge.manifest import FileEntry
+from neo_edge_export.tensorrt.engine_builder import BuildRequest, BuildResult, build_engines
+
+pytest.importorskip("tensorrt_rtx_bindings", reason="the tensorrt-rtx-cu13-bindings wheel is not installed")
+
+SMALL = BuildRequest("tensorrt-rtx", max_context=64, max_chunk=32, compute_capability="86")
+COMMAND = [
+    *(sys.executable, "-c", "import sys; from neo_edge.cli import main; sys.exit(main())", "build"),
+    *("--backend", "tensorrt-rtx", "--compute-capability", "86", "--max-context", "64", "--max-chunk", "32"),
+]
+NO_DRIVER = "no NVIDIA driver (for this test)"
+
+
+@pytest.fixture
+def root(tiny_bundle: Bundle, tmp_path: Path) -> Path:
+    """A copy that may be changed."""
+    return Path(shutil.copytree(tiny_bundle.root, tmp_path / "robot.bundle"))
+
+
+@pytest.fixture(scope="module")
+def built(tiny_bundle: Bundle, tmp_path_factory: pytest.TempPathFactory) -> BuildResult:
+    """Engines that were built once, for tests that only need some."""
+    root = Path(shutil.copytree(tiny_bundle.root, tmp_path_factory.mktemp("built") / "robot.bundle"))
+    return build(root)
+
+
+@pytest.fixture
+def built_root(built: BuildResult, tmp_path: Path) -> Path:
+    """A copy of the bundle with these engines that may be changed."""
+    return Path(shutil.copytree(built.bundle.root, tmp_path / "built.bundle"))
+
+
+def build(root: Path, request: BuildRequest = SMALL) -> BuildResult:
+    return build_engines(root, request, driver=NO_DRIVER)
+
+
+def change_file(root: Path, relative: str, content: bytes, *, in_manifest: bool = False) -> None:
+    """Overwrites a file of the bundle, and its entry in the manifest where that is asked for."""
+    (root / relative).write_bytes(content)
+    if in_manifest:
+        manifest = read_bundle(root).manifest
+        entry = FileEntry(len(content), digest_file(root / relative))
+        changed = replace(manifest, files={**manifest.files, relative: entry})
+        (root / "bundle.json").write_text(changed.to_json())
+
+
+def test_engines_are_part_of_the_bundle_and_are_found_again(built: BuildResult) -> None:
+    assert built.built
+    assert built.why == "none were there"
+    assert built.name.startswith("tensorrt-rtx-1.7.")
+    assert built.engines.key.variant == "fp16-portable"
+    assert built.engines.key.driver is None
+    bundle = verify_bundle(built.bundle.root)
+    assert bundle.manifest.engines == {built.name: built.engines}
+    assert bundle.path(built.engines.decoder).stat().st_size > 100_000
+    second = build(bundle.root)
+    assert not second.built
+    assert (second.name, second.engines) == (built.name, built.engines)
+
+
+def test_other_limits_are_other_engines_beside_the_first(built: BuildResult, built_root: Path) -> None:
+    second = build(built_root, replace(SMALL, max_context=48))
+    assert second.built
+    assert second.removed == ()
+    assert verify_bundle(built_root).manifest.engines.keys() == {built.name, second.name}
+
+
+def test_engines_of_a_variant_that_changed_are_removed_and_built_anew(
+    built: BuildResult, built_root: Path
+) -> None:
+    weights = "fp16-portable/decoder.onnx.data"
+    content = bytearray((built_root / weights).read_bytes())
+    content[:2] = b"\x00\x3c"  # one, in float16
+    change_file(built_root, weights, bytes(content), in_manifest=True)
+    assert is_stale(read_bundle(built_root).manifest, built.engines)
+    second = build(built_root)
+    assert second.built
+    assert second.removed == (built.name,)
+    assert verify_bundle(built_root).manifest.engines.keys() == {second.name}
+    assert not (built_root / "engines" / built.name).exists()
+
+
+@pytest.mark.parametrize(("cut", "reason"), [(True, "bytes, the manifest says"), (False, "was altered")])
+def test_a_truncated_or_altered_plan_is_replaced(
+    built: BuildResult, built_root: Path, cut: bool, reason: str
+) -> None:
+    plan = (built_root / built.engines.decoder).read_bytes()
+    change_file(built_root, built.engines.decoder, plan[:-100] if cut else plan[:-1] + bytes([plan[-1] ^ 1]))
+    second = build(built_root)
+    assert second.built
+    assert reason in second.why
+    assert second.name == f"{built.name}-2"
+    assert verify_bundle(built_root).manifest.engines.keys() == {second.name}
+    assert not build(built_root).built
+
+
+def test_engines_copied_from_another_bundle_are_not_taken_for_ones_own(
+    built: BuildResult, root: Path
+) -> None:
+    """Copied without the manifest they are none; in the place of one's own they are altered files."""
+    shutil.copytree(built.bundle.root / "engines", root / "engines")
+    mine = build(root)
+    assert mine.built
+    shutil.copyfile(root / mine.engines.vision, root / mine.engines.decoder)
+    assert len(engine_faults(read_bundle(root), mine.engines)) == 1
+
+
+def test_overwrite_builds_engines_anew(built: BuildResult, built_root: Path) -> None:
+    second = build(built_root, replace(SMALL, overwrite=True))
+    assert second.why == "asked to overwrite"
+    assert second.removed == (built.name,)
+    assert verify_bundle(built_root).manifest.engines.keys() == {second.name}
+
+
+def test_a_second_builder_is_refused_while_the_first_works(root: Path) -> None:
+    with (
+        BundleUpdate(open_bundle(root)),
+        pytest.raises(BundleError, match="is being updated by another process"),
+    ):
+        build(root)
+
+
+def test_of_two_builders_at_once_the_bundle_gets_one_set_of_engines(root: Path) -> None:
+    processes = [
+        subprocess.Popen([*COMMAND, str(root)], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+        for _ in range(2)
+    ]
+    done = [(process.communicate()[1], process.returncode) for process in processes]
+    for error, status in done:
+        assert status == 0 or (status == 1 and "is being updated by another process" in error), error
+    assert 0 in [status for _, status in done]
+    assert len(verify_bundle(root).manifest.engines) == 1
+    assert not build(root).built
+
+
+def started_build(root: Path) -> subprocess.Popen[str]:
+    """A process that is in the middle of building."""
+    process = subprocess.Popen(
+        [*COMMAND, str(root)], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+    )
+    while not list((root / STAGING).glob("files/engines/*")):
+        assert process.poll() is None, process.communicate()[1]
+        time.sleep(0.005)
+    return process
+
+
+def test_a_killed_build_leaves_a_bundle_without_engines_and_the_next_one_works(root: Path) -> None:
+    before = {path.name for path in root.iterdir()}
+    process = started_build(root)
+    process.send_signal(signal.SIGKILL)
+    process.communicate()
+    assert verify_bundle(root).manifest.engines == {}
+    result = build(root)
+    assert result.built
+    assert {path.name for path in root.iterdir()} == {*before, "engines"}
+    assert verify_bundle(root).manifest.engines == {result.name: result.engines}
+
+
+def test_ctrl_c_ends_a_build_and_leaves_the_bundle_as_it_was(root: Path) -> None:
+    before = (root / "bundle.json").read_bytes()
+    process = started_build(root)
+    process.send_signal(signal.SIGINT)
+    process.communicate()
+    assert process.returncode == 130
+    assert (root / "bundle.json").read_bytes() == before
+    assert not (root / STAGING).exists()
+
+
+def test_graphs_that_are_not_what_the_manifest_says_are_not_built(root: Path) -> None:
+    weights = root / "fp16-portable/decoder.onnx.data"
+    content = bytearray(weights.read_bytes())
+    content[0] ^= 1
+    weights.write_bytes(content)
+    with pytest.raises(BundleCorruptError, match="decoder.onnx.data was altered"):
+        build(root)
+    assert read_bundle(root).manifest.engines == {}
+
+
+@pytest.mark.parametrize("capability", ["87", "90", "sm_90", "8.7"])
+def test_a_gpu_that_tensorrt_rtx_does_not_build_for_is_refused(root: Path, capability: str) -> None:
+    with pytest.raises(
+        EngineBuildError, match="does not build for compute capability (87|90); it builds for 75, 80,"
+    ):
+        build(root, replace(SMALL, compute_capability=capability))
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        (
+            {"variant": "fp16"},
+            "the variant fp16 has modern operators and engines are built from portable ones",
+        ),
+        (
+            {"precision": "int4"},
+            "is int4 with portable operators; it has fp32 .fp32, modern.*neo-edge quantize",
+        ),
+        ({"precision": "fp64"}, "is fp64 with portable operators"),
+    ],
+)
+def test_a_variant_that_is_not_there_is_refused_with_those_there_are(
+    root: Path, changes: dict[str, str], message: str
+) -> None:
+    with pytest.raises(EngineBuildError, match=message):
+        build(root, replace(SMALL, **changes))
+    with pytest.raises(BundleError, match="has no variant 'fp17': it has"):
+        build(root, replace(SMALL, variant="fp17"))
+
+
+def test_engines_that_the_gpu_cannot_hold_are_refused_with_the_numbers(root: Path) -> None:
+    wanted = replace(SMALL, max_context=32768, max_chunk=4096, device_memory_bytes=4 << 30)
+    with pytest.raises(
+        MemoryBudgetError,
+        match=r"need about [\d.]+ GiB \(weights .*, caches .*, attention scratch .*, activations .*, workspace 1 GiB\) "
+        r"and the GPU has 4 GiB: choose smaller --max-context, --max-chunk or --max-batch",
+    ):
+        build(root, wanted)
+    assert read_bundle(root).manifest.engines == {}
+
+
+def test_the_layers_that_were_built_are_kept_beside_the_plans(built: BuildResult) -> None:
+    layers = json.loads(built.bundle.path(built.engines.layers).read_text())
+    count = built.bundle.manifest.model.decoder.num_layers
+    # Nine projections, scores and values of the cache and of the new tokens; and the head.
+    for part, products in (("vision", 2), ("decoder", 13 * count + 1)):
+        network = layers[part]["network"]
+        assert layers[part]["engine"] is None  # its inspector needs a GPU
+        assert network["layers"]["MATRIX_MULTIPLY"] == products
+        assert sum(network["matrix_products"].values()) == products
+        assert network["int8_products"] == 0
+    decoder = layers["decoder"]["network"]
+    assert (decoder["attention_operators"], decoder["softmax_layers"]) == (0, count)
+    assert decoder["matrix_products"] == {"HALF x HALF": 13 * count + 1}
