@@ -58,6 +58,6 @@ class Completion:
         del plain["error"]
         if self.error is not None:
             plain["error"] = {"type": type(self.error).__name__, "message": str(self.error)}
-        if self.warnings:
-            plain["warnings"] = list(self.warnings)
+        if not self.warnings:
+            del plain["warnings"]
         return plain

@@ -109,7 +109,7 @@ def test_help_lists_every_command(say: Say) -> None:
 @pytest.mark.parametrize(
     ("line", "message"),
     [
-        ("/nonsense", "there is no command /nonsense: use /image, /undo"),
+        ("/nonsense", "there is no command /nonsense: use /image, /video, /undo"),
         ("/image", "needs the path of a picture"),
         ("/image none.png", "none.png cannot be read"),
         ("/image ~nobody-of-that-name/a.png", "~nobody-of-that-name/a.png cannot be read"),

@@ -16,6 +16,7 @@ from neo_edge_runtime.commands.model_arguments import (
     load_model,
     sampling_options,
 )
+from neo_edge_runtime.commands.video_arguments import add_video_arguments, chosen_frames
 
 if TYPE_CHECKING:
     from neo_edge_runtime.commands.terminal_chat import TerminalChat
@@ -24,6 +25,7 @@ _PROMPT = "> "
 # Command, its argument, what it does.
 COMMANDS = (
     ("/image", "FILE", "show a picture with the next question; may be repeated"),
+    ("/video", "FILE", "show a video file with the next question; may be repeated"),
     ("/undo", "[N]", "take the last question and its answer back, or the last N"),
     ("/reset", "", "forget everything"),
     ("/stats", "", "what is in the cache, and what the last answer cost"),
@@ -67,6 +69,7 @@ class ChatCommand:
             metavar="FILE",
             help="a picture for the first question; may be repeated",
         )
+        add_video_arguments(parser)
         add_sampling_arguments(parser)
         parser.epilog = _EPILOG
 
@@ -85,6 +88,8 @@ class ChatCommand:
                 system=args.system,
                 options=sampling_options(args, model.protocol.sampling),
                 pictures=args.image,
+                videos=args.video,
+                sampling=chosen_frames(args, model.protocol.frame_sampling),
             ) as chat:
                 if sys.stdin.isatty():
                     _talk(chat)

@@ -15,6 +15,7 @@ from neo_edge_runtime.commands.model_arguments import (
     load_model,
     sampling_options,
 )
+from neo_edge_runtime.commands.video_arguments import add_video_arguments, frame_sampling
 
 if TYPE_CHECKING:
     from neo_edge_runtime.completion import Completion
@@ -25,6 +26,8 @@ examples:
   neo-edge run my.bundle "What is on the table?" --image table.jpg
   neo-edge run my.bundle "Which of <image> and <image> is newer?" \\
       --image a.png --image b.png --json
+  neo-edge run my.bundle --video clip.mp4 "When does the red ball stop?"
+  neo-edge run my.bundle --video clip.mp4 --frames 8 "What happens here?"
   neo-edge run my.bundle "151644 872 198" --token-ids --max-new-tokens 20
 """
 
@@ -57,7 +60,7 @@ class RunCommand:
             metavar="FILE",
             help="a picture; may be repeated",
         )
-        video = parser.add_argument_group("video")
+        video = add_video_arguments(parser)
         video.add_argument(
             "--frame",
             action="append",
@@ -66,10 +69,10 @@ class RunCommand:
             help="a frame of a video and its time; may be repeated, in order",
         )
         video.add_argument(
-            "--video-duration", type=float, metavar="SECONDS", help="length of the whole video; with --fps"
-        )
-        video.add_argument(
-            "--fps", type=float, metavar="X", help="frames per second at which the frames were taken"
+            "--video-duration",
+            type=float,
+            metavar="SECONDS",
+            help="length of the whole video; with --frame and --fps",
         )
         add_sampling_arguments(parser)
         parser.add_argument(
@@ -120,7 +123,9 @@ def _ask(model: Model, prompt: str | list[int], args: argparse.Namespace) -> Com
         args.image,
         frames,
         video_duration_s=args.video_duration,
-        fps=args.fps,
+        fps=None if args.video else args.fps,
+        videos=args.video,
+        frame_sampling=frame_sampling(args, model.protocol.frame_sampling),
         system=args.system,
         options=sampling_options(args, model.protocol.sampling),
     )

@@ -17,6 +17,7 @@ from neo_edge_runtime.commands.run import cost_line
 from neo_edge_runtime.image_input import load_image
 
 if TYPE_CHECKING:
+    from neo_edge.frame_sampling import FrameSampling
     from neo_edge.options import SamplingOptions
     from neo_edge_runtime.completion import Completion
     from neo_edge_runtime.model import Model
@@ -26,16 +27,31 @@ class TerminalChat:
     """A conversation whose answers go to standard output, and everything else to standard error."""
 
     def __init__(
-        self, model: Model, *, system: str | None, options: SamplingOptions, pictures: Sequence[Path] = ()
+        self,
+        model: Model,
+        *,
+        system: str | None,
+        options: SamplingOptions,
+        pictures: Sequence[Path] = (),
+        videos: Sequence[Path] = (),
+        sampling: FrameSampling | None = None,
     ) -> None:
-        """`pictures` go with the first question; raises `ImageError` for one that cannot be read."""
+        """`pictures` and `videos` go with the first question, and `sampling` is of all videos.
+
+        Raises:
+            ImageError: a picture cannot be read.
+            InputError: a video is not there.
+        """
         self._model, self._system, self._options = model, system, options
         self._chat = model.chat(system)
         self._pictures: list[Path] = []
+        self._videos: list[Path] = []
+        self._sampling = sampling
         self._last: Completion | None = None
         self._ended = False
         self._commands: dict[str, Callable[[str], None]] = {
             "/image": self._image,
+            "/video": self._video,
             "/undo": self._undo,
             "/reset": self._reset,
             "/stats": self._stats,
@@ -45,6 +61,8 @@ class TerminalChat:
         assert list(self._commands) == [name for name, _, _ in COMMANDS]
         for picture in pictures:
             self._show(picture)
+        for video in videos:
+            self._show_video(video)
 
     def take(self, line: str, *, interruptible: bool) -> bool:
         """Does what the line says; False when it ends the chat.
@@ -82,7 +100,13 @@ class TerminalChat:
 
     def _ask(self, text: str, *, interruptible: bool) -> None:
         before = self._chat.turns
-        stream = self._chat.stream(text, self._pictures, options=self._options)
+        stream = self._chat.stream(
+            text,
+            self._pictures,
+            videos=self._videos,
+            frame_sampling=self._sampling,
+            options=self._options,
+        )
         with stream, _interrupt_cancels(stream.cancel) if interruptible else nullcontext():
             for piece in stream:
                 print(piece, end="", flush=True)
@@ -91,7 +115,7 @@ class TerminalChat:
             _say("(stopped before the answer began: the question is not in the conversation)")
             return
         self._last = stream.completion
-        self._pictures = []
+        self._pictures, self._videos = [], []
         if self._last.stop_reason not in ("eos", "stop_string"):
             _say(f"({cost_line(self._last).partition(',')[0]})")
 
@@ -104,6 +128,17 @@ class TerminalChat:
             raise InputError("/image needs the path of a picture: /image table.jpg")
         for name in [rest] if Path(rest).is_file() else names:
             self._show(_expanded(name))
+
+    def _video(self, rest: str) -> None:
+        if not rest:
+            raise InputError("/video needs the path of a video file: /video clip.mp4")
+        self._show_video(_expanded(rest if Path(rest).is_file() else rest.strip("'\"")))
+
+    def _show_video(self, video: Path) -> None:
+        if not video.is_file():
+            raise InputError(f"{video} is no file: give the path of a video file")
+        self._videos.append(video)
+        _say(f"({video} goes with the next question)")
 
     def _show(self, picture: Path) -> None:
         image = load_image(picture)
@@ -119,15 +154,16 @@ class TerminalChat:
 
     def _reset(self, _rest: str) -> None:
         self._chat.close()
-        self._chat, self._pictures, self._last = self._model.chat(self._system), [], None
+        self._chat, self._last = self._model.chat(self._system), None
+        self._pictures, self._videos = [], []
         _say("(forgotten)")
 
     def _stats(self, _rest: str) -> None:
         session = self._chat.session
         asked = _questions(self._chat.turns)
         _say(f"{asked}, {session.length} tokens in a cache of {session.capacity}")
-        for picture in self._pictures:
-            _say(f"waiting for the next question: {picture}")
+        for waiting in (*self._pictures, *self._videos):
+            _say(f"waiting for the next question: {waiting}")
         if self._last is not None:
             _say(f"last answer: {cost_line(self._last)}")
 
