@@ -137,3 +137,7 @@ class SessionClosedError(NeoEdgeError):
 
 class BackendError(NeoEdgeError):
     """The execution backend is unavailable or failed."""
+
+
+class CacheError(NeoEdgeError):
+    """This machine's cache cannot be read, written or trusted; the message names its directory."""

@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import os
+import tempfile
 
 os.environ.setdefault("OMP_NUM_THREADS", "1")
+# No test sees what the user's own cache holds; the folder is never made.
+os.environ["NEO_EDGE_CACHE_DIR"] = f"{tempfile.gettempdir()}/neo-edge-tests-{os.getpid()}/cache"
 
 from pathlib import Path
 

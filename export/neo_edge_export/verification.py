@@ -155,7 +155,7 @@ def _backend(directory: Path, manifest: Manifest, name: str, window: range) -> I
     model = window_config(manifest.model, window)
     bundle = Bundle(directory, replace(manifest, model=model, variants={name: variant}, files=files))
     try:
-        backend = OrtBackend(bundle, name)
+        backend = OrtBackend(bundle, name, prepacked="off")
         yield backend
         backend.close()
     finally:

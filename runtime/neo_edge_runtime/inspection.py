@@ -10,20 +10,37 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Literal, get_args
 
-from neo_edge.bundle import open_bundle
+from neo_edge.bundle import Bundle, open_bundle
 from neo_edge.checkpoint import EMBEDDING, expected_tensors, open_checkpoint
 from neo_edge.config import ModelConfig
-from neo_edge.manifest import MANIFEST_FILE, CacheDtype, Manifest, OpsProfile
+from neo_edge.errors import BrokenPackageError, MissingExtraError
+from neo_edge.extras import require
+from neo_edge.manifest import MANIFEST_FILE, CacheDtype, Manifest, OpsProfile, Variant
 from neo_edge.manifest_fields import JsonValue
 from neo_edge.protocols import get_protocol
 from neo_edge.tokenizer import load_tokenizer
 from neo_edge_runtime.memory_forecast import MemoryForecast, forecast
-from neo_edge_runtime.ort_memory import ort_traits, weight_bytes
+from neo_edge_runtime.ort_memory import (
+    ort_traits,
+    prepacked_load_bytes,
+    private_weight_bytes,
+    weight_bytes,
+)
+from neo_edge_runtime.prepacked import GRAPHS, PrepackedVariant
+from neo_edge_runtime.prepacked_build import find_prepacked
 
 DEFAULT_CONTEXT_TOKENS = 4096
 _LAYER_NUMBER = r"\.\d+\."
 _FLOAT_PRECISIONS: dict[str, CacheDtype] = {"fp32": "float32", "fp16": "float16"}
 _ITEM_BYTES = {"float32": 4, "float16": 2}
+
+
+@dataclass(frozen=True)
+class Prepacked:
+    """A variant in the prepacked cache."""
+
+    size_bytes: int  # of its files: each weight as it is computed with, and packed
+    load_bytes: int  # private memory that loading takes for a moment
 
 
 @dataclass(frozen=True)
@@ -34,6 +51,7 @@ class VariantReport:
     ops: OpsProfile
     size_bytes: int  # of its files
     memory: MemoryForecast
+    prepacked: Prepacked | None = None  # what this machine's cache has of it; its weights are mapped then
     layer_precision: Mapping[str, JsonValue] = field(default_factory=dict)  # where it differs
     quality: Mapping[str, JsonValue] = field(default_factory=dict)  # measured at export
 
@@ -75,9 +93,11 @@ def inspect(path: Path, context_tokens: int = DEFAULT_CONTEXT_TOKENS) -> ModelRe
 
 
 def _inspect_bundle(path: Path, context_tokens: int) -> ModelReport:
-    manifest = open_bundle(path).manifest
+    bundle = open_bundle(path)
+    manifest = bundle.manifest
     config, tokens = manifest.model, manifest.special_tokens
     picture_tokens = _picture_tokens(config)
+    entries = _prepacked_entries(bundle)
     variants = {
         name: VariantReport(
             precision=variant.precision,
@@ -90,10 +110,11 @@ def _inspect_bundle(path: Path, context_tokens: int) -> ModelReport:
                     cache_dtype=variant.cache_dtype,
                     embedding_dtype=variant.embedding_dtype,
                 ),
-                weights=weight_bytes(manifest, variant),
+                weights=_private_weights(manifest, variant, entries.get(name)),
                 context_tokens=context_tokens,
                 picture_tokens=picture_tokens,
             ),
+            prepacked=_prepacked(config, entries.get(name)),
             layer_precision=dict(variant.layer_precision),
             quality=dict(variant.quality),
         )
@@ -176,11 +197,33 @@ def _export_report(
         size_bytes=(in_graphs + table) * _ITEM_BYTES[dtype],
         memory=forecast(
             ort_traits(config, ops, cache_dtype=dtype, embedding_dtype=dtype),
-            weights=in_graphs * _ITEM_BYTES[dtype],
+            weights=in_graphs * _ITEM_BYTES["float32"],  # what it is computed in
             context_tokens=context_tokens,
             picture_tokens=picture_tokens,
         ),
     )
+
+
+def _prepacked_entries(bundle: Bundle) -> dict[str, PrepackedVariant]:
+    """By variant; none where onnxruntime is not installed, since the keys hold its version."""
+    try:
+        ort = require("onnxruntime", extra="cpu")
+    except (MissingExtraError, BrokenPackageError):
+        return {}
+    found = {name: find_prepacked(ort, bundle, name) for name in bundle.manifest.variants}
+    return {name: entry for name, entry in found.items() if entry is not None}
+
+
+def _private_weights(manifest: Manifest, variant: Variant, entry: PrepackedVariant | None) -> int:
+    if entry is None:
+        return private_weight_bytes(manifest, variant)
+    return sum(entry.files[name].size_bytes for name in GRAPHS)  # the graphs and their smallest weights
+
+
+def _prepacked(config: ModelConfig, entry: PrepackedVariant | None) -> Prepacked | None:
+    if entry is None:
+        return None
+    return Prepacked(entry.size_bytes, prepacked_load_bytes(config, entry.size_bytes))
 
 
 def _parameters(config: ModelConfig) -> int:

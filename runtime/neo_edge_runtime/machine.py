@@ -56,7 +56,7 @@ def this_machine(proc: Path = PROC, cgroup: Path = CGROUP, root: Path = Path("/"
         container=any((root / name).exists() for name in (".dockerenv", "run/.containerenv")),
         board=read_text(root / "proc/device-tree/model").strip("\0"),
         jetson=_jetson(root),
-        cpu=_cpu_name(cpuinfo),
+        cpu=cpu_name(cpuinfo),
         cpu_flags=has,
         cpu_flags_missing=lacks,
         logical_cores=os.cpu_count() or 1,
@@ -74,7 +74,8 @@ def _system(root: Path) -> str:
     return ", ".join(part for part in parts if part)
 
 
-def _cpu_name(cpuinfo: str) -> str:
+def cpu_name(cpuinfo: str) -> str:
+    """The processor's model, from the text of /proc/cpuinfo."""
     named = re.search(r"^(?:model name|Model|Hardware)\s*:\s*(.+)$", cpuinfo, re.MULTILINE)
     if named:
         return named[1].strip()

@@ -42,6 +42,7 @@ if TYPE_CHECKING:
     from neo_edge.tokens import SpecialTokens
     from neo_edge_runtime.backend import Backend
     from neo_edge_runtime.image_input import ImageSource
+    from neo_edge_runtime.prepacked_build import PrepackedMode
     from neo_edge_runtime.request import PreparedRequest
     from neo_edge_runtime.video import Frame, VideoSource
 
@@ -371,6 +372,7 @@ def load(
     upstream_image_rules: bool = False,
     video_limits: VideoLimits | None = None,
     verify: Literal["size", "sha256"] = "size",
+    prepacked: PrepackedMode = "auto",
 ) -> Model:
     """Loads a bundle; close the model or use it in a `with` statement.
 
@@ -388,6 +390,8 @@ def load(
         upstream_image_rules: treat EXIF orientation and transparency as NEO's own code does.
         video_limits: what is read of a video file at most; a request can lower these and never raise them.
         verify: `sha256` reads every byte of the bundle first.
+        prepacked: `auto` maps the weights from this machine's prepacked cache if `neo-edge prepack` put them there;
+            `build` puts them there first, which takes seconds and disk space; `off` leaves the cache alone.
 
     Raises:
         BundleError: the bundle is missing, damaged, of another version, or lacks the variant.
@@ -395,6 +399,7 @@ def load(
         BackendError: the installed onnxruntime cannot run the variant.
         InputError: an argument is out of range.
         MemoryBudgetError: the weights are larger than the free memory.
+        CacheError: `prepacked` is `build`, and the cache cannot be written or trusted.
     """
     from neo_edge.bundle import open_bundle
     from neo_edge.tokenizer import load_tokenizer
@@ -408,6 +413,7 @@ def load(
         variant or runnable_variants(bundle)[0],
         threads=threads,
         keep_scratch=memory_limit_bytes is None,
+        prepacked=prepacked,
     )
     return Model(
         backend,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import os
 from typing import TYPE_CHECKING, Any
 
@@ -9,6 +10,7 @@ import numpy as np
 
 from neo_edge.errors import (
     BackendError,
+    CacheError,
     InputError,
     MemoryBudgetError,
     SessionClosedError,
@@ -17,7 +19,9 @@ from neo_edge.extras import require
 from neo_edge_runtime.graph_check import require_decoder_graph, require_vision_graph
 from neo_edge_runtime.memory import available_memory_bytes
 from neo_edge_runtime.ort_decoder import OrtDecoder, OrtDecoderState
-from neo_edge_runtime.ort_memory import ort_traits, weight_bytes
+from neo_edge_runtime.ort_memory import ort_traits, prepacked_load_bytes, private_weight_bytes
+from neo_edge_runtime.ort_session import open_session, ort_errors, session_options
+from neo_edge_runtime.prepacked_build import open_prepacked, prepacked_variant
 from neo_edge_runtime.processors import usable_physical_cores
 from neo_edge_runtime.token_table import TokenTable, map_token_table
 
@@ -29,8 +33,11 @@ if TYPE_CHECKING:
     from neo_edge.bundle import Bundle
     from neo_edge.manifest import Variant
     from neo_edge_runtime.backend import BackendTraits, DecoderState
+    from neo_edge_runtime.prepacked import PrepackedVariant
+    from neo_edge_runtime.prepacked_build import PrepackedMode
 
 _MOST_THREADS = 64  # where the machine has no more; they spin, so thousands would bring it to a stop
+_log = logging.getLogger(__name__)
 MODERN_ORT = (1, 25)  # the first ONNX Runtime whose TensorScatter works in place
 
 
@@ -38,7 +45,13 @@ class OrtBackend:
     """Two ONNX Runtime sessions, vision and decoder, and the embedding table, mapped from its file."""
 
     def __init__(
-        self, bundle: Bundle, variant_name: str, *, threads: int | None = None, keep_scratch: bool = True
+        self,
+        bundle: Bundle,
+        variant_name: str,
+        *,
+        threads: int | None = None,
+        keep_scratch: bool = True,
+        prepacked: PrepackedMode = "auto",
     ) -> None:
         """Loads the graphs.
 
@@ -48,11 +61,14 @@ class OrtBackend:
             threads: of each operator (`intra_op`); None: the physical cores this process may use. Between
                 operators they spin, which is what makes one-token steps quick; operators run one after another.
             keep_scratch: whether the scratch of a prefill (attention scores, chiefly) stays for the next one.
+            prepacked: `auto` maps the variant from this machine's prepacked cache where it is there; `build` puts
+                it there first, which takes seconds and disk space; `off` leaves the cache alone.
 
         Raises:
             BundleError: no such variant, or its graphs are not those that the manifest describes.
             MissingExtraError: onnxruntime is not installed.
             BackendError: this onnxruntime is too old, or refuses the graphs.
+            CacheError: `build`, and the cache cannot be written or trusted.
             MemoryBudgetError: the weights are larger than the free memory.
         """
         variant = bundle.variant(variant_name)
@@ -61,18 +77,15 @@ class OrtBackend:
             raise InputError(f"threads is {threads}; it must be 1 to {most}, or None for the physical cores")
         ort = require("onnxruntime", extra="cpu")
         _require_version(ort, variant_name, variant)
-        _require_free_memory(bundle, variant)
         self.threads = threads or usable_physical_cores()
-        self._ort, self._errors = ort, _ort_errors(ort)
-        self._vision = self._open(bundle, variant.vision)
+        self._ort, self._errors = ort, ort_errors(ort)
+        self._prepacked = prepacked_variant(ort, bundle, variant_name, prepacked)
         config, portable, cache_dtype = (
             bundle.manifest.model,
             variant.ops == "portable",
             np.dtype(variant.cache_dtype),
         )
-        require_vision_graph(self._vision, config, variant)
-        decoder = self._open(bundle, variant.decoder)
-        require_decoder_graph(decoder, config, variant)
+        self._vision, decoder = self._open_graphs(bundle, variant)
         self._table: TokenTable | None = map_token_table(bundle, variant)
         self._traits = ort_traits(
             config,
@@ -95,6 +108,11 @@ class OrtBackend:
     def traits(self) -> BackendTraits:
         """Facts for memory sums and types."""
         return self._traits
+
+    @property
+    def prepacked(self) -> bool:
+        """Whether the weights are mapped from the prepacked cache."""
+        return self._prepacked is not None
 
     @property
     def token_embedding(self) -> TokenTable:
@@ -135,17 +153,25 @@ class OrtBackend:
         """Drops both graphs and the table; a session that is still open can only be closed."""
         self._vision = self._decoder = self._table = None
 
-    def _open(self, bundle: Bundle, relative: str) -> Any:  # onnxruntime has no types
-        options = self._ort.SessionOptions()
-        options.intra_op_num_threads = self.threads
-        options.inter_op_num_threads = 1
-        options.execution_mode = self._ort.ExecutionMode.ORT_SEQUENTIAL
-        options.log_severity_level = 3  # errors; its warnings are about its own optimizations
-        # Without VNNI its sums of u8 by s8 products may saturate; this takes a slower kernel there, and only there.
-        options.add_session_config_entry("session.x64quantprecision", "1")
-        path = bundle.path(relative)
+    def _open_graphs(self, bundle: Bundle, variant: Variant) -> tuple[Any, Any]:  # onnxruntime has no types
+        """Vision and decoder, from the prepacked cache where there is an entry that loads."""
+        _require_free_memory(bundle, variant, self._prepacked)
+        if self._prepacked is not None:
+            try:
+                return open_prepacked(self._ort, bundle, variant, self._prepacked, threads=self.threads)
+            except CacheError as error:
+                _log.warning("%s; the bundle is loaded instead", error)
+                self._prepacked = None
+                _require_free_memory(bundle, variant, None)
+        vision = self._open(bundle, variant.vision)
+        require_vision_graph(vision, bundle.manifest.model, variant)
+        decoder = self._open(bundle, variant.decoder)
+        require_decoder_graph(decoder, bundle.manifest.model, variant)
+        return vision, decoder
+
+    def _open(self, bundle: Bundle, relative: str) -> Any:
         try:
-            return self._ort.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
+            return open_session(self._ort, bundle.path(relative), session_options(self._ort, self.threads))
         except self._errors as error:
             raise BackendError(
                 f"onnxruntime {self._ort.__version__} cannot load {relative} of {bundle.root} ({error}): check the "
@@ -179,8 +205,11 @@ def _require_version(ort: ModuleType, name: str, variant: Variant) -> None:
         )
 
 
-def _require_free_memory(bundle: Bundle, variant: Variant) -> None:
-    needed = weight_bytes(bundle.manifest, variant)
+def _require_free_memory(bundle: Bundle, variant: Variant, prepacked: PrepackedVariant | None) -> None:
+    if prepacked is None:
+        needed = private_weight_bytes(bundle.manifest, variant)
+    else:  # the rest is mapped, and the system may take it back
+        needed = prepacked_load_bytes(bundle.manifest.model, prepacked.size_bytes)
     free = available_memory_bytes()
     if free is not None and needed > free:
         raise MemoryBudgetError(
@@ -200,18 +229,3 @@ def ort_version(ort: ModuleType) -> tuple[int, int]:
 
 def _dotted(version: tuple[int, int]) -> str:
     return ".".join(map(str, version))
-
-
-def _ort_errors(ort: ModuleType) -> tuple[type[Exception], ...]:
-    """What onnxruntime raises; its own classes derive from Exception directly and have no common base."""
-    state = ort.capi.onnxruntime_pybind11_state
-    names = (
-        "Fail",
-        "InvalidArgument",
-        "InvalidGraph",
-        "InvalidProtobuf",
-        "NotImplemented",
-        "NoSuchFile",
-        "RuntimeException",
-    )
-    return (*(getattr(state, name) for name in names), RuntimeError, ValueError, MemoryError)

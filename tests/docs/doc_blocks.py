@@ -70,6 +70,7 @@ def shell(command: str, folder: Path) -> subprocess.CompletedProcess[str]:
         "PATH": f"{Path(sys.executable).parent}{os.pathsep}{environment['PATH']}",
         "COLUMNS": "80",
         "HF_HUB_OFFLINE": "1",
+        "XDG_CACHE_HOME": str(folder / "cache-home"),
     }
     return subprocess.run(
         ["bash", "-o", "pipefail", "-c", command],

@@ -8,7 +8,10 @@ from byte_tokenizer import write_byte_tokenizer
 from numpy_backend import NumpyBackend
 from tiny_golden import CASES, GOLDEN, Golden, read_golden
 
+from neo_edge.bundle import Bundle, open_bundle
 from neo_edge.tokenizer import Tokenizer, load_tokenizer
+from neo_edge_runtime.prepacked import PrepackedCache, PrepackedVariant
+from neo_edge_runtime.prepacked_build import build_prepacked
 
 
 @pytest.fixture
@@ -28,6 +31,25 @@ def tokenizer(tmp_path_factory: pytest.TempPathFactory) -> Tokenizer:
 @pytest.fixture(params=CASES)
 def golden(request: pytest.FixtureRequest) -> Golden:
     return read_golden(request.param)
+
+
+@pytest.fixture
+def prepacked_cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> PrepackedCache:
+    """An empty one of the test's own."""
+    monkeypatch.setenv("NEO_EDGE_CACHE_DIR", str(tmp_path / "cache"))
+    return PrepackedCache()
+
+
+@pytest.fixture
+def opened_bundle(tiny_bundle: Path) -> Bundle:
+    return open_bundle(tiny_bundle)
+
+
+@pytest.fixture
+def prepacked_entry(prepacked_cache: PrepackedCache, opened_bundle: Bundle) -> PrepackedVariant:
+    """Of the tiny bundle's variant fp32."""
+    assert prepacked_cache.names() == []
+    return build_prepacked(opened_bundle, "fp32")
 
 
 @pytest.fixture(scope="session")

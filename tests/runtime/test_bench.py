@@ -201,7 +201,7 @@ def test_impossible_plans_are_refused(wrong: dict[str, object]) -> None:
 
 
 def report(found: Figures) -> BenchReport:
-    return BenchReport("x.bundle", "fp32", 1, ["a device"], "2026-01-02", 0.25, found)
+    return BenchReport("x.bundle", "fp32", 1, ["a device"], "2026-01-02", 0.25, False, found)
 
 
 def test_the_table_has_means_deviations_and_ratios(found: Figures) -> None:

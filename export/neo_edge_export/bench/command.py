@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING
 
 from neo_edge.errors import InputError, MissingExtraError
 from neo_edge.extras import require
+from neo_edge_runtime.commands.model_arguments import add_prepacked_argument
 
 if TYPE_CHECKING:
     from neo_edge.bundle import Bundle
@@ -79,6 +80,7 @@ class BenchCommand:
             help="also time the PyTorch reference, eager and with sdpa, in turn; with --checkpoint",
         )
         parser.add_argument("--checkpoint", metavar="DIR", help="what the bundle was exported from, for --vs")
+        add_prepacked_argument(parser)
         parser.add_argument("--json", action="store_true", help="print the figures as JSON")
         parser.epilog = _EXAMPLES
 
@@ -120,7 +122,7 @@ def _measure(
     variant = args.variant or runnable_variants(bundle)[0]
     require("onnxruntime", extra="cpu")  # its own import is not the bundle's loading
     started = time.perf_counter()
-    backend = OrtBackend(bundle, variant, threads=args.threads)
+    backend = OrtBackend(bundle, variant, threads=args.threads, prepacked=args.prepacked)
     load_seconds = time.perf_counter() - started
     device = device_lines(backend.threads)
     try:
@@ -134,6 +136,7 @@ def _measure(
         device=device,
         date=date.today().isoformat(),
         load_seconds=load_seconds,
+        prepacked=backend.prepacked,
         figures=figures,
     )
 

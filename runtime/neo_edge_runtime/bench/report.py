@@ -25,6 +25,7 @@ class BenchReport:
     device: list[str]
     date: str  # YYYY-MM-DD
     load_seconds: float
+    prepacked: bool  # the weights are mapped from the prepacked cache
     figures: Figures
 
     def lines(self) -> Iterator[str]:
@@ -35,7 +36,7 @@ class BenchReport:
         yield (
             f"{self.bundle}, {self.variant}, {self.threads} threads, {self.date}: loaded in {self.load_seconds:.2f} s, "
             f"peak memory {'unknown' if peak is None else show_bytes(peak)}, decoder weights "
-            f"{show_bytes(figures.weight_bytes)}"
+            f"{show_bytes(figures.weight_bytes)}{', mapped from the prepacked cache' if self.prepacked else ''}"
         )
         for name, rates in figures.bandwidth.items():
             yield f"read: {name}: {_pm(rates / 1e9, 1)} GB/s"
@@ -57,6 +58,7 @@ class BenchReport:
             "device": self.device,
             "date": self.date,
             "load_seconds": self.load_seconds,
+            "prepacked": self.prepacked,
             "peak_memory_bytes": figures.peak_memory_bytes,
             "decoder_weight_bytes": figures.weight_bytes,
             "read_bytes_per_second": {name: _numbers(rates) for name, rates in figures.bandwidth.items()},

@@ -72,6 +72,7 @@ class _Report:
         self._others = _other_packages()
         self._providers = _providers()
         self._tensorrt = _tensorrt_library()
+        self._cache = _cache()
 
     def to_dict(self) -> dict[str, object]:
         """Plain values, for JSON."""
@@ -92,6 +93,7 @@ class _Report:
             "requirements": [{**asdict(one), "met": one.met} for one in self._requirements],
             "other_packages": self._others,
             "plugins": self._plugins,
+            "prepacked_cache": self._cache,
             "environment": _variables(),
             "findings": [asdict(finding) for finding in self._findings],
         }
@@ -116,6 +118,7 @@ class _Report:
         yield from _row("nvidia", self._driver if isinstance(self._driver, str) else _driver(self._driver))
         yield from _row("tensorrt", self._tensorrt or "no libnvinfer found")
         yield from _row("onnxruntime", ", ".join(self._providers) if self._providers else "does not load")
+        yield from _row("cache", _shown_cache(self._cache))
         yield from _row("environment", ", ".join(f"{name}={value}" for name, value in _variables().items()))
         yield ""
         yield "packages"
@@ -172,6 +175,26 @@ def _driver(driver: NvidiaDriver) -> str:
 
 def _variables() -> dict[str, str]:
     return {name: os.environ[name] for name in _VARIABLES if name in os.environ}
+
+
+def _cache() -> dict[str, str | int]:
+    """Where prepacked variants are kept, without the user's name, and what is there."""
+    from neo_edge.errors import CacheError
+    from neo_edge_runtime.cache_folder import shown_cache_folder
+    from neo_edge_runtime.prepacked import PrepackedCache
+
+    try:
+        cache = PrepackedCache()
+        sizes = [cache.size_bytes(name) for name in cache.names()]
+    except (CacheError, OSError):
+        return {"folder": shown_cache_folder(), "unreadable": 1}
+    return {"folder": shown_cache_folder(), "prepacked": len(sizes), "size_bytes": sum(sizes)}
+
+
+def _shown_cache(cache: Mapping[str, str | int]) -> str:
+    if "unreadable" in cache:
+        return f"{cache['folder']}, which cannot be read"
+    return f"{cache['folder']}: {cache['prepacked']} prepacked, {show_bytes(int(cache['size_bytes']))}"
 
 
 def _providers() -> list[str]:

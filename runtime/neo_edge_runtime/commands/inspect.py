@@ -89,6 +89,13 @@ def _lines(report: ModelReport) -> Iterator[str]:
         ["", "files", "weights", "cache", "scratch", "in all", "cache a token"],
         [[name, *_sizes(variant)] for name, variant in report.variants.items()],
     )
+    for name, variant in report.variants.items():
+        if variant.prepacked is not None:
+            yield from _wrapped(
+                f"{name} is prepacked",
+                f"its weights are mapped from this machine's cache ({show_bytes(variant.prepacked.size_bytes)}) and "
+                f"shared by processes; loading takes {show_bytes(variant.prepacked.load_bytes)} for a moment",
+            )
     checked = {name: _worst(variant.quality) for name, variant in report.variants.items()}
     if any(checked.values()):
         yield ""

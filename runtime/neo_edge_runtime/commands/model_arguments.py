@@ -24,6 +24,7 @@ def add_model_arguments(parser: argparse.ArgumentParser) -> None:
         "--variant", metavar="V", help="default: the first that the installed onnxruntime can run"
     )
     model.add_argument("--threads", type=int, metavar="N", help="default: the physical cores")
+    add_prepacked_argument(model)
     model.add_argument(
         "--protocol",
         default="edge",
@@ -59,6 +60,17 @@ def add_model_arguments(parser: argparse.ArgumentParser) -> None:
         type=int,
         metavar="N",
         help="most tokens of one prefill run; fewer need less scratch memory (default: 1024)",
+    )
+
+
+def add_prepacked_argument(parser: argparse._ActionsContainer) -> None:
+    """Declares `--prepacked`."""
+    parser.add_argument(
+        "--prepacked",
+        choices=("auto", "build", "off"),
+        default="auto",
+        help="map the weights from this machine's prepacked cache (see neo-edge prepack): auto if they are there, "
+        "build puts them there first (default: auto)",
     )
 
 
@@ -101,6 +113,7 @@ def load_model(args: argparse.Namespace) -> Model:
         max_context_tokens=args.max_context_tokens,
         chunk_tokens=DEFAULT_CHUNK_TOKENS if args.chunk_tokens is None else args.chunk_tokens,
         upstream_image_rules=args.upstream_image_rules,
+        prepacked=args.prepacked,
     )
 
 

@@ -1,0 +1,39 @@
+"""How graphs are opened in ONNX Runtime, and what it raises."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from pathlib import Path
+    from types import ModuleType
+
+
+def session_options(ort: ModuleType, threads: int) -> Any:  # onnxruntime has no types
+    """`threads` for each operator; operators run one after another; only errors are logged."""
+    options = ort.SessionOptions()
+    options.intra_op_num_threads = threads
+    options.inter_op_num_threads = 1
+    options.execution_mode = ort.ExecutionMode.ORT_SEQUENTIAL
+    options.log_severity_level = 3  # its warnings are about its own optimizations
+    return options
+
+
+def open_session(ort: ModuleType, graph: Path, options: Any) -> Any:
+    """The graph on the CPU; raises one of `ort_errors`."""
+    return ort.InferenceSession(str(graph), options, providers=["CPUExecutionProvider"])
+
+
+def ort_errors(ort: ModuleType) -> tuple[type[Exception], ...]:
+    """What onnxruntime raises; its own classes derive from Exception directly and have no common base."""
+    state = ort.capi.onnxruntime_pybind11_state
+    names = (
+        "Fail",
+        "InvalidArgument",
+        "InvalidGraph",
+        "InvalidProtobuf",
+        "NotImplemented",
+        "NoSuchFile",
+        "RuntimeException",
+    )
+    return (*(getattr(state, name) for name in names), RuntimeError, ValueError, MemoryError)
