@@ -15,7 +15,8 @@ Matrix = npt.NDArray[np.float32]
 Vector = npt.NDArray[np.float32]
 Activations = Literal["token", "tensor", "float"]
 
-_CLIP_SHARES = (1.0, 0.9, 0.8, 0.7, 0.6, 0.5, 0.4, 0.3, 0.22, 0.16)
+# Of the largest activation that was seen; more than 1 leaves room for larger ones.
+_CLIP_SHARES = (1.8, 1.5, 1.3, 1.15, 1.0, 0.9, 0.8, 0.7, 0.6, 0.5, 0.4, 0.3, 0.22, 0.16)
 _LARGEST = 127
 
 
@@ -69,6 +70,7 @@ class ProductSimulation:
         self._mean_square = np.asarray(statistics.channel_mean_square, np.float32)
         self._rows_seen = max(statistics.rows_seen, 1)
         self._weights, self._activations, self._group_size = weights, activations, group_size
+        self._excess = _excess(self._rows, self._amax, self._rows_seen)
         self._wanted = [self._rows @ weight for weight in weights]
         self._power = [_mean_square(wanted) or 1.0 for wanted in self._wanted]
         # What a squared error in each channel costs: its weights' squares, each weight's outputs taken relatively.
@@ -101,23 +103,48 @@ class ProductSimulation:
     def _searched_clip(self, rows: Matrix, scales: Vector) -> tuple[float, float]:
         """The clipping of least error, and the error that it adds on rows which are not in the sample.
 
-        Errors of different channels are taken as independent here. Of the rows that were seen and not sampled only
-        each channel's largest number is known: it is taken to occur once.
+        Errors of different channels are taken as independent here.
         """
         costs = self._costs * np.square(scales, dtype=np.float64)
-        largest = self._amax / scales
-        reach = max(float(largest.max()), float(np.abs(rows).max()))
+        reach = max(float((self._amax / scales).max()), float(np.abs(rows).max()))
         if not reach > 0:
             return 1.0, 0.0
         best, best_error, best_beyond = reach, np.inf, 0.0
         for share in _CLIP_SHARES:
             clip = share * reach
             lost = np.square(rounded_rows(rows, "tensor", clip) - rows).mean(axis=0, dtype=np.float64)
-            beyond = float(np.square(np.maximum(largest - clip, 0)) @ costs) / self._rows_seen
+            beyond = float(self._unseen(clip * scales) @ self._costs)
             error = float(lost @ costs) + beyond
             if error < best_error:
                 best, best_error, best_beyond = clip, error, beyond
         return best, best_beyond
+
+    def _unseen(self, clips: Vector) -> npt.NDArray[np.float64]:
+        """[K] mean square of what lies beyond `clips` [K] in rows that are not in the sample.
+
+        A channel's largest number A is taken to come once in the rows that were seen, and a larger one as often,
+        by an exponentially distributed excess of mean b: the square of A + excess - clip has the mean
+        (A - clip)^2 + 2 b (A - clip) + 2 b^2, and 2 b^2 exp(-(clip - A) / b) where the clip is larger than A.
+        """
+        short = np.maximum(self._amax - clips, 0).astype(np.float64)
+        spare = np.maximum(clips - self._amax, 0).astype(np.float64)
+        outside = 1 - min(len(self._rows) / self._rows_seen, 1.0)
+        square = outside * np.square(short) + 2 * self._excess * short
+        square += 2 * np.square(self._excess) * np.exp(-spare / self._excess)
+        unseen: npt.NDArray[np.float64] = square / self._rows_seen
+        return unseen
+
+
+def _excess(rows: Matrix, amax: Vector, rows_seen: int) -> npt.NDArray[np.float64]:
+    """[K] how far a number beyond the largest seen one lies beyond it, in the mean.
+
+    The tail is taken as exponential from the sample's largest eighth to the largest of all.
+    """
+    share = 8
+    usual = np.quantile(np.abs(rows), 1 - 1 / share, axis=0)
+    excess = (amax - usual) / np.log(max(rows_seen / share, np.e))
+    positive: npt.NDArray[np.float64] = np.maximum(excess, 1e-3 * amax + 1e-30, dtype=np.float64)
+    return positive
 
 
 def rounded_rows(rows: Matrix, activations: Activations, clip: float | None = None) -> Matrix:
