@@ -1,0 +1,75 @@
+"""TensorRT-RTX builds the portable float16 graphs into engines ahead of time, without a GPU.
+
+A stand-in for the TensorRT of robots: its parser and its strong typing are those of TensorRT 11.
+"""
+
+from __future__ import annotations
+
+import pytest
+from engine_cases import COMPUTE_CAPABILITIES, EngineCase, engine_cases, table, write_nano, write_slice
+
+from neo_edge_export.tensorrt.installed import Installed, find_tensorrt
+
+# The whole slice's vocabulary takes minutes to write; `make evidence` builds it.
+SMALL_VOCABULARY = 4096
+NANO_LAYERS, SLICE_LAYERS = 6, 2
+
+
+@pytest.fixture(scope="module")
+def rtx() -> Installed:
+    pytest.importorskip(
+        "tensorrt_rtx_bindings", reason="the tensorrt-rtx-cu13-bindings wheel is not installed"
+    )
+    return find_tensorrt("tensorrt-rtx")
+
+
+@pytest.fixture(scope="module")
+def cases(rtx: Installed, tmp_path_factory: pytest.TempPathFactory) -> list[EngineCase]:
+    nano = engine_cases(rtx, "nano", write_nano(tmp_path_factory.mktemp("nano")))
+    graphs = write_slice(tmp_path_factory.mktemp("slice"), "2b", layers=SLICE_LAYERS, vocab=SMALL_VOCABULARY)
+    return [*nano, *engine_cases(rtx, "slice of 2b", graphs)]
+
+
+def test_every_engine_is_built_for_every_gpu(
+    cases: list[EngineCase], capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert [case.refused for case in cases if case.refused] == []
+    assert {(case.model, case.part, case.compute_capability) for case in cases} == {
+        (model, part, capability)
+        for model in ("nano", "slice of 2b")
+        for part in ("decoder", "vision")
+        for capability in COMPUTE_CAPABILITIES
+    }
+    with capsys.disabled():
+        print()
+        print(*table(cases), sep="\n")
+
+
+def test_a_plan_holds_its_weights(cases: list[EngineCase]) -> None:
+    for case in cases:
+        assert case.plan_bytes > 0.98 * case.weight_bytes
+
+
+def test_the_decoder_has_a_prefill_and_a_decode_profile_and_vision_one(cases: list[EngineCase]) -> None:
+    assert {(case.part, case.profiles) for case in cases} == {("decoder", 2), ("vision", 1)}
+
+
+def test_the_networks_are_float16_products_with_float32_softmax(cases: list[EngineCase]) -> None:
+    for case in cases:
+        network = case.network
+        assert network is not None
+        layers = NANO_LAYERS if case.model == "nano" else SLICE_LAYERS
+        decoder = case.part == "decoder"
+        assert network.matrix_products == {"HALF x HALF": 13 * layers + 1 if decoder else 2}
+        assert network.softmax_layers == (layers if decoder else 0)
+
+
+def test_a_refused_engine_is_shown_as_such_and_one_that_was_not_tried_too() -> None:
+    built = EngineCase("m", "fp16", "decoder", "86", "", 1 << 20, 2 << 20, 1.25, 3 << 20, 2)
+    refused = EngineCase("m", "fp16", "vision", "89", "why", 1 << 20)
+    assert list(table([built, refused])) == [
+        "| model | variant | engine | profiles | weights | SM86 | SM89 |",
+        "|---|---|---|---|---|---|---|",
+        "| m | fp16 | decoder | 2 | 1 MiB | 2 MiB, 1.2 s, 3 MiB | not tried |",
+        "| m | fp16 | vision | 0 | 1 MiB | not tried | **refused** |",
+    ]
