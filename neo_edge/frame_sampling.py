@@ -122,7 +122,7 @@ _ROUNDING = 1e-6  # of a frame: a time that was computed as index / fps means th
 
 
 def _checked_times(times_s: Sequence[float]) -> tuple[float, ...]:
-    times = tuple(times_s) if isinstance(times_s, Sequence) and not isinstance(times_s, str) else (times_s,)
+    times = tuple(times_s) if isinstance(times_s, Sequence) and not isinstance(times_s, str) else ()
     if not times or not all(_is_number(one) and one >= 0 for one in times) or list(times) != sorted(times):
         raise InputError(f"times_s is {times_s!r:.80}; give seconds from 0 on, in order")
     return tuple(float(one) for one in times)
