@@ -68,7 +68,14 @@ def _with_damaged_variant(manifest: Manifest) -> Manifest:
         vision="int8/vision.onnx",
         decoder="int8/decoder.onnx",
         token_embedding=replace(whole.token_embedding, file="int8/token_embedding.bin"),
-        quality={"layer_snr_db": {"down_proj": 8.0, "up_proj": None}},
+        quality={
+            "layer_snr_db": {"down_proj": 8.0, "up_proj": None},
+            "made": {
+                "recipe": {"name": "noise"},
+                "source": "fp32",
+                "calibration": {"samples": 9, "data_digest": "0f"},
+            },
+        },
     )
     return replace(manifest, variants={**manifest.variants, "int8": damaged})
 
@@ -179,6 +186,16 @@ def test_signal_to_noise_comes_from_the_caller_or_else_from_the_manifest(
     data = scene_data(1, 0, ["colour"])
     given = measure_quality(bundle, "int8", "fp32", data, threads=1, layer_snr_db={"q": 3.0})
     assert given.layer_snr_db == {"q": 3.0}
+
+
+def test_the_report_says_where_it_is_from(reports: dict[str, QualityReport]) -> None:
+    rows = reports["int8"].provenance
+    assert rows["recipe"] == "noise"
+    assert rows["made from"] == "fp32"
+    assert rows["calibration"] == "samples 9, data digest 0f"
+    assert {"files of fp32", "files of int8", "checkpoint", "machine", "software", "date"} <= rows.keys()
+    assert len({rows["files of fp32"], rows["files of int8"], rows["files of fp16"]}) == 3
+    assert "recipe" not in reports["fp16"].provenance
 
 
 def test_bytes_are_those_of_the_variants_own_files(bundle: Bundle) -> None:

@@ -30,7 +30,7 @@ def scene_data(
     """Scenes for the nano checkpoint.
 
     They are drawn from the seed `quality SEED`, a text. `neo-edge eval` draws from plain numbers, training from
-    `train` and calibration from texts of its own, so that no number of yours can meet a scene that was used before.
+    `train` and calibration from `calibration-SEED`, so that no number of yours can meet a scene that was used before.
 
     Args:
         count: scenes a family.
@@ -46,7 +46,7 @@ def scene_data(
     if unknown or not families:
         raise InputError(f"there is no family {', '.join(unknown) or 'given'}: use {', '.join(FAMILIES)}")
     return QualityData(
-        f"{count} scenes of each of {len(families)} families, seed {seed}",
+        _source(count, families, seed),
         scene_questions(families, f"quality {seed}", count),
     )
 
@@ -58,3 +58,9 @@ def file_data(path: Path) -> QualityData:
         InputError: as `neo_edge_calibration.jsonl.read_questions`.
     """
     return QualityData(path.name, read_questions(path))
+
+
+def _source(count: int, families: Sequence[str], seed: int) -> str:
+    scenes = "1 scene" if count == 1 else f"{count} scenes"
+    kinds = families[0] if len(families) == 1 else f"each of {len(families)} families"
+    return f"{scenes} of {kinds}, seed {seed}"

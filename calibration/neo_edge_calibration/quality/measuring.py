@@ -144,7 +144,7 @@ def measure_variants(
             else _stored_snr(bundle.variant(name)),
             data=data.source,
             data_digest=hashlib.sha256(b"".join(one.digest for one in comparisons)).hexdigest(),
-            provenance={**rows, **(provenance or {})},
+            provenance={**made_rows(bundle.variant(name)), **(provenance or {}), **rows},
         )
         for number, name in enumerate(variants)
     }
@@ -179,6 +179,22 @@ def provenance_rows(bundle: Bundle, variants: Sequence[str], threads: int) -> di
         "software": software,
         "date": datetime.now(timezone.utc).strftime("%Y-%m-%d %H:%M UTC"),
     }
+
+
+def made_rows(variant: Variant) -> dict[str, str]:
+    """How a quantized variant came to be, from its manifest; nothing for a variant that an export wrote."""
+    made = variant.quality.get("made")
+    if not isinstance(made, dict):
+        return {}
+    recipe, source, calibration = (made.get(name) for name in ("recipe", "source", "calibration"))
+    rows = {"recipe": str(recipe["name"])} if isinstance(recipe, dict) and "name" in recipe else {}
+    if isinstance(source, str):
+        rows["made from"] = source
+    if isinstance(calibration, dict):
+        rows["calibration"] = ", ".join(
+            f"{name.replace('_', ' ')} {found}" for name, found in calibration.items()
+        )
+    return rows
 
 
 def variant_digest(bundle: Bundle, name: str) -> str:

@@ -96,7 +96,7 @@ def _tiles(report: QualityReport) -> str:
     tiles = [
         (f"{100 * whole.drop:.2f} points", f"accuracy lost, {100 * low:.2f} to {100 * high:.2f}"),
         (f"{tokens.top1_agreement:.2%}", "same likeliest token"),
-        (f"{tokens.kl_mean:.1e} nats", f"mean KL a token; 99 % below {tokens.kl_p99:.1e}"),
+        (f"{tokens.kl_mean:.1e}", f"nats of KL a token; 99 % below {tokens.kl_p99:.1e}"),
         (show_number(tokens.perplexity), f"perplexity; {show_number(tokens.reference_perplexity)} before"),
         (
             show_bytes(report.size.total),

@@ -19,14 +19,14 @@ def interval_plot(families: Sequence[FamilyQuality], target: float) -> str:
     lows, highs = zip(*(family.interval for family in families), strict=True)
     left, right = min(*lows, -target), max(*highs, 1.2 * target)
     axis = _Axis(100 * (left - 0.05 * (right - left)), 100 * (right + 0.05 * (right - left)))
-    height = _ROW * len(families) + 44
+    height = _ROW * len(families) + 16 + 44
     bottom = height - 40
     parts = [_grid(axis, bottom, "points of accuracy lost")]
     limit = axis.at(100 * target)
     parts.append(f'<line class="target" x1="{limit:.1f}" x2="{limit:.1f}" y1="0" y2="{bottom}"/>')
-    parts.append(f'<text class="targetname" x="{limit + 4:.1f}" y="{bottom - 4}">target</text>')
+    parts.append(f'<text class="targetname" x="{limit + 4:.1f}" y="10">target</text>')
     for number, family in enumerate(families):
-        y = _ROW * number + _ROW / 2
+        y = 16 + _ROW * number + _ROW / 2
         low, drop, high = (100 * share for share in (family.interval[0], family.drop, family.interval[1]))
         kind = family.verdict(target).replace(" ", "")
         parts += [
@@ -87,7 +87,7 @@ def snr_plot(layers: Mapping[str, float]) -> str:
         parts += [
             "<g>",
             _title(f"{name}: {words}"),
-            _name(name, y) if row >= 12 else "",
+            _name(name.removeprefix("decoder."), y) if row >= 12 else "",
             f'<rect class="{kind}" x="{min(zero, end):.1f}" y="{y - row * 0.38:.1f}" '
             f'width="{abs(end - zero):.1f}" height="{row * 0.76:.1f}"/>',
             "</g>",

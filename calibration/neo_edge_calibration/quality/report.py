@@ -6,13 +6,12 @@ import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from functools import cached_property
+from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
 from neo_edge_calibration.quality.interval import drop_interval, questions_needed
 
 if TYPE_CHECKING:
-    from pathlib import Path
-
     from neo_edge.manifest_fields import JsonValue
 
 Verdict = Literal["met", "missed", "not shown"]
@@ -171,11 +170,11 @@ class QualityReport:
 
         return summary(self)
 
-    def write_html(self, path: Path) -> None:
-        """One HTML file that needs nothing else; raises `OSError`s as an `InputError` that names the path."""
+    def write_html(self, path: str | Path) -> None:
+        """One HTML file that needs nothing else; raises `InputError` when it cannot be written."""
         from neo_edge_calibration.quality.page import write_page
 
-        write_page(self, path)
+        write_page(self, Path(path))
 
 
 def show_points(share: float) -> str:
