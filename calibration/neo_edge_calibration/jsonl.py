@@ -17,12 +17,12 @@ from functools import partial
 from pathlib import Path
 from typing import Any, cast
 
-from neo_edge.errors import ImageError, InputError, PromptError
-from neo_edge.prompt import place_frames, place_images
+from neo_edge.errors import ImageError, InputError
 from neo_edge.shown import shown
 from neo_edge_calibration.question import Kind, Question, Questions
 from neo_edge_calibration.scoring import is_right
 from neo_edge_runtime.image_input import check_head, load_image
+from neo_edge_runtime.prompt_line import check_places
 
 KINDS = ("choice", "number", "text", "box", "time")
 # The instruction that NEO-ov's evaluation puts behind multiple-choice questions.
@@ -118,18 +118,14 @@ def _check_pictures(paths: Sequence[Path], where: str) -> None:
 
 def _check_prompt(question: Question, images: int, where: str) -> None:
     """Raises what asking would raise, hours later."""
-    prompt = question.prompt
-    try:
-        if question.times_s is not None:
-            times = question.times_s
-            prompt = place_frames(prompt, times, duration_s=question.duration_s, fps=question.fps)
-        elif question.duration_s is not None or question.fps is not None:
-            raise PromptError(
-                "duration_s and fps describe a video, and times_s is missing: give each image its time"
-            )
-        place_images(prompt, images)
-    except PromptError as error:
-        raise PromptError(f"{where}: {error}") from error
+    check_places(
+        question.prompt,
+        images,
+        times_s=question.times_s,
+        duration_s=question.duration_s,
+        fps=question.fps,
+        where=where,
+    )
     if not is_right(question, question.answer):
         raise InputError(
             f"{where}: the answer {shown(question.answer)} is no {question.kind}, so no reply could ever be right: "

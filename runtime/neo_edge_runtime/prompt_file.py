@@ -3,28 +3,30 @@
     {"prompt": "How many cups?", "images": ["kitchen.jpg"]}
     {"prompt": "When does it fall?", "images": ["0.png", "1.png"], "times_s": [0, 0.5], "options": {"seed": 1}}
 
-`prompt` is a question, or a list of token ids. Optional: `images`, found relative to the file; `times_s`, a time to
-each image, which makes them frames of a video; `duration_s` and `fps` of that video; `system`; and `options`, the
-fields of `SamplingOptions` that differ from the command's.
+`prompt` is a question, or a list of token ids. Optional: `id`, a text or a whole number that the answer repeats;
+`images`, found relative to the file; `times_s`, a time to each image, which makes them frames of a video; `duration_s`
+and `fps` of that video; `system`; and `options`, the fields of `SamplingOptions` that differ from the command's.
 """
 
 from __future__ import annotations
 
-import json
+import hashlib
+import shutil
 import sys
-from dataclasses import dataclass, fields, replace
+import tempfile
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass
 from pathlib import Path
-from typing import cast
+from typing import BinaryIO
 
-from neo_edge.errors import ImageError, InputError
+from neo_edge.errors import InputError
 from neo_edge.options import SamplingOptions
 from neo_edge_runtime.batch_request import Request
-from neo_edge_runtime.image_input import check_head
-from neo_edge_runtime.video import Frame
+from neo_edge_runtime.prompt_line import PromptLine
 
-_FIELDS = ("prompt", "images", "times_s", "duration_s", "fps", "system", "options")
-_ENDLESS = 1e38  # what is beyond is no number of seconds
-_OPTIONS = tuple(field.name for field in fields(SamplingOptions))
+_LINE_BYTES = 16 << 20  # a context of a million token ids has half of it
+_DIGEST = 16  # hexadecimal digits; a line is told from its neighbours, not from an attacker's
 
 
 @dataclass(frozen=True)
@@ -32,132 +34,118 @@ class NumberedRequest:
     """A request and the line that it stands in."""
 
     line: int  # from 1
+    digest: str  # of the line's text, SHA-256
+    id: str | int | None  # the line's own
     request: Request
 
 
-def read_prompts(path: Path, *, system: str | None, options: SamplingOptions) -> list[NumberedRequest]:
-    """The requests of a file; all lines are checked now, pictures are read when they are asked about.
+class PromptFile:
+    """A file of prompts, read line by line as often as needed; one line is in memory at a time."""
+
+    def __init__(
+        self,
+        file: BinaryIO,
+        name: str,
+        folder: Path,
+        *,
+        system: str | None,
+        options: SamplingOptions,
+        vocab_size: int | None = None,
+    ) -> None:
+        """Over an open file that can be read again from its start.
+
+        Args:
+            file: of lines in UTF-8.
+            name: for messages.
+            folder: where the pictures' names begin.
+            system: system prompt of questions that have none of their own; None: the protocol's.
+            options: sampling of the lines, but for their own `options`.
+            vocab_size: token ids must be below it; None: any are taken.
+        """
+        self._file, self._name, self._folder = file, name, folder
+        self._system, self._options, self._vocab_size = system, options, vocab_size
+
+    def check(self) -> int:
+        """Reads every line and looks at every picture's head; how many prompts there are.
+
+        Raises:
+            InputError: the file cannot be read or holds no prompts, or a line is none; the message has its number.
+            PromptError: a line's prompt and pictures do not fit each other.
+            ImageError: a picture is not there, or none.
+        """
+        count = sum(1 for _ in self)
+        if not count:
+            raise InputError(f"{self._name} holds no prompts: write one JSON object a line")
+        return count
+
+    def __iter__(self) -> Iterator[NumberedRequest]:
+        """The prompts, in their order; raises as `check`. Pictures are read when they are asked about."""
+        for number, text in self._lines():
+            if not text.strip():
+                continue
+            line = PromptLine(f"{self._name}, line {number}", text)
+            request = line.request(self._folder, self._system, self._options, self._vocab_size)
+            digest = hashlib.sha256(text.strip().encode("utf-8", "surrogatepass")).hexdigest()[:_DIGEST]
+            yield NumberedRequest(number, digest, line.id, request)
+
+    def _lines(self) -> Iterator[tuple[int, str]]:
+        number = 0
+        try:
+            self._file.seek(0)
+            while data := self._file.readline(_LINE_BYTES + 1):
+                number += 1
+                if len(data) > _LINE_BYTES:
+                    raise InputError(
+                        f"{self._name}, line {number}: longer than {_LINE_BYTES >> 20} MiB: write one JSON object a "
+                        "line"
+                    )
+                yield number, data.decode("utf-8-sig" if number == 1 else "utf-8")
+        except (OSError, UnicodeDecodeError) as error:
+            raise _unreadable(f"{self._name}, line {max(number, 1)}", error) from error
+
+
+@contextmanager
+def open_prompts(
+    path: Path, *, system: str | None, options: SamplingOptions, vocab_size: int | None = None
+) -> Iterator[PromptFile]:
+    """The prompts of a file, or of standard input.
 
     Args:
-        path: a UTF-8 file; `-` is standard input, whose pictures are found relative to the working directory.
-        system: system prompt of questions that have none of their own; None: the protocol's.
-        options: sampling of the lines, but for their own `options`.
+        path: a UTF-8 file; `-` is standard input, whose pictures are found relative to the working directory. What
+            can be read once only, such as a pipe, is copied into a temporary file.
+        system: as `PromptFile`.
+        options: as `PromptFile`.
+        vocab_size: as `PromptFile`.
 
     Raises:
-        InputError: the file cannot be read or holds no prompts, or a line is none; the message has its number.
-        ImageError: a picture is not there, or none.
+        InputError: the file cannot be read.
     """
-    lines = _text(path).split("\n")
-    numbered = [(number, line) for number, line in enumerate(lines, 1) if line.strip()]
-    if not numbered:
-        raise InputError(f"{path} holds no prompts: write one JSON object a line")
     folder = Path() if str(path) == "-" else path.parent
-    return [
-        NumberedRequest(number, _Line(f"{path}, line {number}", line).request(folder, system, options))
-        for number, line in numbered
-    ]
-
-
-class _Line:
-    """One line's object, read field by field."""
-
-    def __init__(self, where: str, text: str) -> None:
-        self._where = where
+    with ExitStack() as stack:
         try:
-            found: object = json.loads(text)
-        except (ValueError, RecursionError) as error:
-            raise self._wrong(f"not JSON ({error}): write one object a line") from error
-        if not isinstance(found, dict) or "prompt" not in found or not found.keys() <= set(_FIELDS):
-            shown = sorted(found) if isinstance(found, dict) else type(found).__name__
-            raise self._wrong(
-                f"found {shown}; an object with a prompt is needed, and may have {', '.join(_FIELDS[1:])}"
-            )
-        self._fields = cast("dict[str, object]", found)
-
-    def request(self, folder: Path, system: str | None, options: SamplingOptions) -> Request:
-        images = [folder / name for name in self._images()]
-        for image in images:
-            try:
-                check_head(image)
-            except ImageError as error:
-                raise ImageError(f"{self._where}: {error}") from error
-        times = self._times(len(images))
-        own_system = self._fields.get("system")
-        if not (own_system is None or isinstance(own_system, str)):
-            raise self._wrong(f"system is {own_system!r}; write it as text")
-        prompt = self._prompt()
-        if not isinstance(prompt, str):
-            system = None  # token ids hold theirs
-        return Request(
-            prompt,
-            images if times is None else (),
-            None if times is None else [Frame(*frame) for frame in zip(images, times, strict=True)],
-            self._number("duration_s"),
-            self._number("fps"),
-            system if own_system is None else own_system,
-            self._options(options),
-            self._where,
-        )
-
-    def _prompt(self) -> str | list[int]:
-        prompt = self._fields["prompt"]
-        if isinstance(prompt, str):
-            return prompt
-        if isinstance(prompt, list) and all(type(token) is int for token in prompt):
-            return cast("list[int]", prompt)
-        raise self._wrong(f"prompt is {_shown(prompt)}; write a text, or a list of token ids")
-
-    def _images(self) -> list[str]:
-        images = self._fields.get("images", [])
-        if isinstance(images, list) and all(isinstance(name, str) for name in images):
-            return cast("list[str]", images)
-        raise self._wrong(f"images is {_shown(images)}; write a list of file names")
-
-    def _times(self, images: int) -> list[float] | None:
-        times = self._fields.get("times_s")
-        if times is None:
-            return None
-        if isinstance(times, list) and len(times) == images and all(map(_is_number, times)):
-            return [float(one) for one in times]
-        raise self._wrong(
-            f"times_s is {_shown(times)}; write a number of seconds for each of the {images} images"
-        )
-
-    def _number(self, field: str) -> float | None:
-        value = self._fields.get(field)
-        if value is None:
-            return None
-        if _is_number(value):
-            return float(cast("float", value))
-        raise self._wrong(f"{field} is {_shown(value)}; write a number")
-
-    def _options(self, options: SamplingOptions) -> SamplingOptions:
-        own = self._fields.get("options", {})
-        if not isinstance(own, dict) or not own.keys() <= set(_OPTIONS):
-            shown = sorted(own) if isinstance(own, dict) else _shown(own)
-            raise self._wrong(f"options has {shown}; write an object with some of {', '.join(_OPTIONS)}")
-        try:
-            return replace(options, **own)
-        except (InputError, TypeError) as error:
-            raise self._wrong(f"options: {error}") from error
-
-    def _wrong(self, what: str) -> InputError:
-        return InputError(f"{self._where}: {what}")
+            if str(path) == "-":
+                file = stack.enter_context(_copied(_standard_input()))
+            else:
+                file = stack.enter_context(path.open("rb"))
+                if not file.seekable():
+                    file = stack.enter_context(_copied(file))
+        except (OSError, ValueError) as error:
+            raise _unreadable(str(path), error) from error
+        yield PromptFile(file, str(path), folder, system=system, options=options, vocab_size=vocab_size)
 
 
-def _text(path: Path) -> str:
-    try:
-        return sys.stdin.read() if str(path) == "-" else path.read_text(encoding="utf-8-sig")
-    except (OSError, UnicodeDecodeError) as error:
-        raise InputError(
-            f"{path} cannot be read ({error}): give a UTF-8 file with one JSON object a line"
-        ) from error
+def _standard_input() -> BinaryIO:
+    if sys.stdin is None:  # closed before the program started
+        raise OSError("standard input is closed")
+    return sys.stdin.buffer
 
 
-def _is_number(value: object) -> bool:
-    return isinstance(value, int | float) and not isinstance(value, bool) and abs(value) < _ENDLESS
+@contextmanager
+def _copied(source: BinaryIO) -> Iterator[BinaryIO]:
+    with tempfile.TemporaryFile() as copy:
+        shutil.copyfileobj(source, copy)
+        yield copy
 
 
-def _shown(value: object) -> str:
-    text = repr(value)
-    return text if len(text) <= 60 else text[:60] + "..."
+def _unreadable(name: str, error: Exception) -> InputError:
+    return InputError(f"{name} cannot be read ({error}): give a UTF-8 file with one JSON object a line")

@@ -93,7 +93,7 @@ def test_a_long_file_is_answered_in_portions(
     assert without_usage(answers(capsys.readouterr().out)) == without_usage(expected)
 
 
-def test_answers_go_into_a_file_that_is_there_when_all_are(
+def test_answers_go_into_a_file_that_is_replaced_only_when_that_is_asked_for(
     tiny_bundle: Path, prompts: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     target = prompts.parent / "answers.jsonl"
@@ -104,7 +104,7 @@ def test_answers_go_into_a_file_that_is_there_when_all_are(
     first = answers(target.read_text(encoding="utf-8"))
     assert [answer["line"] for answer in first] == [1, 2, 3, 4]
     assert run(tiny_bundle, prompts, "-o", str(target)) == 1
-    assert "exists already: choose another name, or pass --overwrite" in capsys.readouterr().err
+    assert "exists already: choose another name, pass --overwrite, or --resume" in capsys.readouterr().err
     assert run(tiny_bundle, prompts, "-o", str(target), "--overwrite", "--max-new-tokens", "2") == 0
     assert len(answers(target.read_text(encoding="utf-8"))[1]["token_ids"]) == 2  # type: ignore[arg-type]
     assert sorted(path.name for path in prompts.parent.iterdir()) == [
@@ -112,17 +112,6 @@ def test_answers_go_into_a_file_that_is_there_when_all_are(
         "pictures",
         "prompts.jsonl",
     ]
-
-
-def test_an_interrupted_run_leaves_no_file(
-    tiny_bundle: Path, prompts: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    def interrupted(*_: object) -> None:
-        raise KeyboardInterrupt
-
-    monkeypatch.setattr(batch, "_answers", interrupted)
-    assert run(tiny_bundle, prompts, "-o", str(prompts.parent / "answers.jsonl")) == 130
-    assert sorted(path.name for path in prompts.parent.iterdir()) == ["pictures", "prompts.jsonl"]
 
 
 def test_a_directory_is_not_overwritten(
@@ -144,7 +133,7 @@ def test_answers_for_a_folder_that_is_not_there_are_refused_before_any_work(
 def test_prompts_come_from_standard_input_too(
     tiny_bundle: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(sys, "stdin", io.StringIO('\n{"prompt": "a"}\n'))
+    monkeypatch.setattr(sys, "stdin", io.TextIOWrapper(io.BytesIO(b'\n{"prompt": "a"}\n')))
     assert run(tiny_bundle, "-") == 0
     assert [answer["line"] for answer in answers(capsys.readouterr().out)] == [2]
 
@@ -173,9 +162,12 @@ def test_prompts_come_from_standard_input_too(
         ),
         (
             f'{{"prompt": "a", "images": ["pictures/a.png"], "times_s": [1], "fps": {10**400}}}',
-            "fps is 1000",
+            "fps is a number of about 400 digits",
         ),
-        (f'{{"prompt": "a", "options": {{"temperature": {10**400}}}}}', "options: temperature is 1000"),
+        (
+            f'{{"prompt": "a", "options": {{"temperature": {10**400}}}}}',
+            "options: temperature is a number of about 400 digits",
+        ),
         (
             '{"prompt": "a", "images": ["pictures/a.png"], "times_s": ["1"]}',
             "times_s is ['1']; write a number",
@@ -188,7 +180,14 @@ def test_prompts_come_from_standard_input_too(
             '{"prompt": "a", "images": ["pictures/a.png"], "times_s": [1], "duration_s": NaN}',
             "duration_s is nan",
         ),
-        ('{"prompt": "a", "fps": 1}', "pass frames"),
+        ('{"prompt": "a", "fps": 1}', "times_s is missing"),
+        (
+            '{"prompt": "a", "images": ["pictures/a.png"], "times_s": [-1]}',
+            "frame times [-1.0] must be seconds from 0 on",
+        ),
+        ('{"prompt": "\\ud800"}', "not JSON"),
+        ('{"prompt": "a", "id": 1.5}', "id is 1.5; write a text or a whole number"),
+        ('{"prompt": []}', "prompt is []; write a text"),
         ('{"prompt": "a", "system": 1}', "system is 1; write it as text"),
         ('{"prompt": [1], "system": "b"}', "leave them out"),
         ('{"prompt": "a", "options": 1}', "options has 1; write an object"),
