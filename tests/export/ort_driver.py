@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import cached_property
 from pathlib import Path
 
 import numpy as np
@@ -16,9 +17,18 @@ class OrtDriver:
     """One variant's graphs and a cache for a batch of sequences."""
 
     def __init__(
-        self, folder: Path, config: ModelConfig, ops: OpsProfile, *, batch: int = 1, capacity: int = 96
+        self,
+        folder: Path,
+        config: ModelConfig,
+        ops: OpsProfile,
+        *,
+        batch: int = 1,
+        capacity: int = 96,
+        as_written: bool = False,  # not a node is fused or moved
     ) -> None:
         options = ort.SessionOptions()
+        if as_written:
+            options.graph_optimization_level = ort.GraphOptimizationLevel.ORT_DISABLE_ALL
         options.intra_op_num_threads = 1
         options.log_severity_level = 3
         self.vision_session, self.decoder_session = (
@@ -38,8 +48,15 @@ class OrtDriver:
             for name, width in (("key_cache", decoder.key_dim), ("value_cache", decoder.head_dim))
             for layer in range(self.layers)
         }
-        path = folder / "token_embedding.bin"
-        self.embedding = np.fromfile(path, self.dtype).reshape(decoder.vocab_size, decoder.hidden_size)
+        self._table, self._table_shape = (
+            folder / "token_embedding.bin",
+            (decoder.vocab_size, decoder.hidden_size),
+        )
+
+    @cached_property
+    def embedding(self) -> npt.NDArray[np.generic]:
+        """The token table of a float variant."""
+        return np.fromfile(self._table, self.dtype).reshape(self._table_shape)
 
     def vision(self, patches: npt.NDArray[np.float32], xy: npt.NDArray[np.int32]) -> npt.NDArray[np.generic]:
         (tokens,) = self.vision_session.run(["visual_tokens"], {"patches": patches, "patch_xy": xy})
