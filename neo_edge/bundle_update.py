@@ -43,7 +43,7 @@ class BundleUpdate:
             overwrite: whether variants and calibrations that are there may be replaced or removed. Their files are
                 deleted after the new manifest is in place; processes that have them open keep them.
         """
-        self._root = Path(os.path.abspath(bundle.root))
+        self._given, self._root = bundle.root, Path(os.path.abspath(bundle.root))
         self._overwrite = overwrite
         self._lock: FolderLock | None = None
         self._open = False
@@ -149,7 +149,7 @@ class BundleUpdate:
         new.replace(self._root / MANIFEST_FILE)
         flush(self._root)
         self._end()  # deletes the files that are gone
-        return Bundle(self._root, manifest)
+        return Bundle(self._given, manifest)
 
     @property
     def _staging(self) -> Path:
@@ -212,7 +212,8 @@ class BundleUpdate:
         ]
         if replaced and not self._overwrite:
             raise BundleError(
-                f"{self._root} has {', '.join(map(repr, replaced))} already: choose another name, or ask to overwrite"
+                f"{self._root} has {', '.join(map(repr, replaced))} already: choose another name, or "
+                "overwrite it (overwrite=True; --overwrite on the command line)"
             )
         kept = {path: entry for path, entry in before.files.items() if not _orphaned(path, before, changed)}
         text = replace(changed, files={**kept, **new}).to_json()

@@ -15,7 +15,7 @@ from neo_edge.checkpoint import EMBEDDING, expected_tensors, open_checkpoint
 from neo_edge.config import ModelConfig
 from neo_edge.errors import BrokenPackageError, MissingExtraError
 from neo_edge.extras import require
-from neo_edge.manifest import MANIFEST_FILE, CacheDtype, Manifest, OpsProfile, Variant
+from neo_edge.manifest import MANIFEST_FILE, CacheDtype, Calibration, Manifest, OpsProfile, Variant
 from neo_edge.manifest_fields import JsonValue
 from neo_edge.protocols import get_protocol
 from neo_edge.tokenizer import load_tokenizer
@@ -76,6 +76,7 @@ class ModelReport:
     context_tokens: int
     picture_tokens: int  # visual tokens of the largest picture of the `edge` protocol
     variants: Mapping[str, VariantReport]  # of a checkpoint: what exports would be
+    calibrations: Mapping[str, Calibration] = field(default_factory=dict)  # of a bundle, by name
 
     def to_dict(self) -> dict[str, object]:
         """Plain values, for JSON."""
@@ -139,6 +140,7 @@ def _inspect_bundle(path: Path, context_tokens: int) -> ModelReport:
         context_tokens=context_tokens,
         picture_tokens=picture_tokens,
         variants=variants,
+        calibrations=manifest.calibrations,
     )
 
 

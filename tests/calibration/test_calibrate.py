@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import json
 import os
 import signal
 import subprocess
@@ -317,3 +318,21 @@ def test_killed_at_random_points_it_gives_the_bytes_of_a_run_that_was_not(
     verify_bundle(bundle)
     assert _leftovers(bundle) == []
     assert (bundle / STATISTICS).read_bytes() == (whole / STATISTICS).read_bytes()
+
+
+def test_inspect_lists_the_calibrations(nano: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    _calibrate(nano, name="shelf", method="mse")
+    assert main(["inspect", str(nano)]) == 0
+    lines = [line.split() for line in capsys.readouterr().out.splitlines()]
+    assert ["shelf", "8", "fp32", "mse", "prompts", "of", "a", "program"] in lines
+    assert main(["inspect", str(nano), "--json"]) == 0
+    report = json.loads(capsys.readouterr().out)
+    assert report["calibrations"] == {
+        "shelf": {
+            "file": "calibration/shelf.safetensors",
+            "variant": "fp32",
+            "method": "mse",
+            "samples": 8,
+            "source": "prompts of a program",
+        }
+    }

@@ -13,7 +13,7 @@ from neo_edge import errors
 from neo_edge.cli import installed_commands
 from neo_edge.config import DecoderConfig, ModelConfig, VisionConfig
 from neo_edge.engines import EngineKey, EngineLimits, EngineSet
-from neo_edge.manifest import FileEntry, Manifest, Producer, TokenEmbedding, Variant
+from neo_edge.manifest import Calibration, FileEntry, Manifest, Producer, TokenEmbedding, Variant
 from neo_edge.tokens import SpecialTokens
 from neo_edge_runtime.backend import Backend, DecoderInputs, DecoderState
 
@@ -51,6 +51,7 @@ def test_troubleshooting_draws_the_tree_of_errors() -> None:
         (Producer, "producer."),
         (SpecialTokens, "special_tokens."),
         (FileEntry, "files.*."),
+        (Calibration, "calibrations.*."),
         (Variant, ""),
         (TokenEmbedding, "token_embedding."),
         (EngineSet, ""),

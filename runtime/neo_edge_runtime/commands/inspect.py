@@ -96,6 +96,16 @@ def _lines(report: ModelReport) -> Iterator[str]:
                 f"its weights are mapped from this machine's cache ({show_bytes(variant.prepacked.size_bytes)}) and "
                 f"shared by processes; loading takes {show_bytes(variant.prepacked.load_bytes)} for a moment",
             )
+    if report.calibrations:
+        yield ""
+        yield "calibrations"
+        yield from _table(
+            ["", "samples", "through", "clipping", "of"],
+            [
+                [name, str(found.samples), found.variant, found.method, found.source]
+                for name, found in report.calibrations.items()
+            ],
+        )
     checked = {name: _worst(variant.quality) for name, variant in report.variants.items()}
     if any(checked.values()):
         yield ""
