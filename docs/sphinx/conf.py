@@ -27,6 +27,7 @@ html_title = f"neo_edge {__version__}"
 html_copy_source = False
 
 myst_heading_anchors = 3
+myst_enable_extensions = ["dollarmath"]
 default_role = "py:obj"  # single backticks in docstrings: a link where the name is documented, else code
 autodoc_member_order = "bysource"
 autodoc_typehints_format = "short"
