@@ -12,7 +12,9 @@ from pathlib import Path
 import pytest
 from bad_row import Place, Row
 from bundle_rows import BUNDLE_ROWS
+from calibration_rows import CALIBRATION_ROWS
 from checkpoint_rows import CHECKPOINT_ROWS
+from command_rows import COMMAND_ROWS
 from config_rows import CONFIG_ROWS
 from export_rows import EXPORT_ROWS
 from image_rows import IMAGE_ROWS
@@ -35,7 +37,9 @@ TABLE = {
     "session": SESSION_ROWS,
     "export": EXPORT_ROWS,
     "question": QUESTION_ROWS,
+    "calibration": CALIBRATION_ROWS,
     "trust": TRUST_ROWS,
+    "command": COMMAND_ROWS,
 }
 ROWS = [pytest.param(row, id=f"{area}: {row.broken}") for area, rows in TABLE.items() for row in rows]
 KEPT_MIB = 48  # what a row may keep: libraries' own pools and caches that fill once

@@ -69,7 +69,7 @@ def test_a_folder_of_nothing_to_see_is_an_error(tmp_path: Path, held: list[str],
 
 def test_what_is_not_there_is_an_error(tmp_path: Path) -> None:
     with pytest.raises(
-        CalibrationDataError, match="gone does not exist: give a folder of pictures or videos"
+        CalibrationDataError, match="gone' does not exist: give a folder of pictures or videos"
     ):
         _conversations(tmp_path / "gone")
 

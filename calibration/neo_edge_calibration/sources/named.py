@@ -22,13 +22,10 @@ def named_source(text: str, seed: int) -> PromptSource:
     if text == SCENES:
         return scene_source(seed)
     path = Path(text)
-    try:
-        if path.is_dir():
-            return folder_source(path, seed)
-        if path.is_file():
-            return training_source(path, seed)
-    except ValueError as error:  # NUL, or half of a surrogate pair
-        raise CalibrationDataError(f"{text!r} cannot be a path ({error}): give a folder or a file") from error
+    if path.is_dir():
+        return folder_source(path, seed)
+    if path.is_file():
+        return training_source(path, seed)
     raise CalibrationDataError(
-        f"{text} does not exist: give a folder of pictures or videos, a .jsonl file of conversations, or `{SCENES}`"
+        f"{text!r} does not exist: give a folder of pictures or videos, a .jsonl file of conversations, or `{SCENES}`"
     )
