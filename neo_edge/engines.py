@@ -16,7 +16,7 @@ EnginePart = Literal["vision", "decoder"]
 BACKENDS: tuple[EngineBackend, ...] = get_args(EngineBackend)
 
 ENGINES_FOLDER = "engines"
-PREFILL_PROFILE, DECODE_PROFILE = 0, 1  # optimization profiles of the decoder's engine; vision has one
+PREFILL_PROFILE, DECODE_PROFILE = 0, 1  # of the decoder's engine, decode for S = 1 and N = 1; vision has one
 
 _DIGEST_LETTERS = 12  # of 64: engines of one bundle are few
 

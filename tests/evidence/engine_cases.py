@@ -65,7 +65,7 @@ def engine_cases(
             started = time.perf_counter()
             try:
                 plan = build_plan(
-                    installed, folder / f"{part}.onnx", profiles, BuildOptions(capability, 1 << 30, False)
+                    installed, folder / f"{part}.onnx", profiles, BuildOptions(capability, None, False)
                 )
             except EngineBuildError as error:
                 yield EngineCase(model, folder.name, part, capability, str(error), weights)

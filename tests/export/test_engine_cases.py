@@ -45,9 +45,10 @@ def test_every_engine_is_built_for_every_gpu(
         print(*table(cases), sep="\n")
 
 
-def test_a_plan_holds_its_weights(cases: list[EngineCase]) -> None:
+def test_a_plan_holds_its_weights_once_for_both_profiles(cases: list[EngineCase]) -> None:
+    kernels = 24 << 20
     for case in cases:
-        assert case.plan_bytes > 0.98 * case.weight_bytes
+        assert 0.98 * case.weight_bytes < case.plan_bytes < 1.15 * case.weight_bytes + kernels
 
 
 def test_the_decoder_has_a_prefill_and_a_decode_profile_and_vision_one(cases: list[EngineCase]) -> None:

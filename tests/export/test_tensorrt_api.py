@@ -153,7 +153,9 @@ def test_both_profiles_are_set_for_every_input_and_only_named_dimensions_vary(ro
     vision, prefill, decode = fake.profiles
     assert vision == {"x": ([4, 8, 4], [64, 8, 64], [128, 8, 128])}
     assert prefill == {"x": ([1, 8, 1], [2, 8, 32], [2, 8, 32])}
-    assert decode == {"x": ([1, 8, 1], [2, 8, 1], [2, 8, 1])}
+    assert decode == {"x": ([1, 8, 1], [2, 8, 1], [2, 8, 2])}
+    assert fake.limits == {}
+    build(root, installed, overwrite=True, workspace_bytes=1 << 30)
     assert fake.limits == {"workspace": 1 << 30}
 
 
@@ -313,14 +315,14 @@ def test_the_estimate_grows_with_each_limit_and_sums_up(tiny_bundle: Bundle) -> 
     variant = manifest.variants["fp16-portable"]
 
     def estimate(limits: EngineLimits) -> BuildEstimate:
-        return estimate_build(manifest, variant, limits, workspace_bytes=100)
+        return estimate_build(manifest, variant, limits)
 
     least = estimate(LIMITS)
     decoder = manifest.model.decoder
     wide = 3 * decoder.head_dim * decoder.num_kv_heads * decoder.num_layers
     assert least.caches == 2 * 64 * wide * 2
     assert least.device_total == (
-        least.weights + least.caches + least.attention_scratch + least.activations + 100
+        least.weights + least.caches + least.attention_scratch + least.activations + least.workspace
     )
     assert estimate(replace(LIMITS, max_context=128)).caches == 2 * least.caches
     assert estimate(replace(LIMITS, max_context=128)).attention_scratch > least.attention_scratch

@@ -15,7 +15,9 @@ from neo_edge_runtime.ort_memory import weight_bytes
 _HALF, _FLOAT = 2, 4  # bytes
 # Peak resident memory of building, measured with TensorRT-RTX 1.7.1 on graphs of 6 MiB to 1 GiB (docs/tensorrt.md).
 _BUILD_BASE, _BUILD_FACTOR = 400 << 20, 4.0
-_PLAN_BASE = 32 << 20  # kernels in a plan beside the weights, for both engines
+# Plans over their graphs' weights, the same measurement: kernels, and layouts that the two profiles do not share.
+_PLAN_BASE, _PLAN_FACTOR = 32 << 20, 1.12
+_WORKSPACE = 256 << 20  # an allowance: what tactics take beyond the sums is known only to the GPU
 _CHOICES = "--max-context, --max-chunk or --max-batch"
 
 
@@ -23,11 +25,11 @@ _CHOICES = "--max-context, --max-chunk or --max-batch"
 class BuildEstimate:
     """Bytes. The first five are the GPU's while answering, the last two this machine's while building."""
 
-    weights: int
+    weights: int  # and kernels
     caches: int  # at max_context and max_batch
     attention_scratch: int  # scores of the largest prefill
     activations: int  # everything else of a step that is not kept
-    workspace: int  # most that a tactic may take
+    workspace: int  # of tactics beside that
     build_memory: int  # resident, while building
     plan_files: int  # on the bundle's disk
 
@@ -45,25 +47,24 @@ class BuildEstimate:
         return ", ".join(f"{name.replace('_', ' ')} {show_bytes(size)}" for name, size in on_device)
 
 
-def estimate_build(
-    manifest: Manifest, variant: Variant, limits: EngineLimits, *, workspace_bytes: int
-) -> BuildEstimate:
+def estimate_build(manifest: Manifest, variant: Variant, limits: EngineLimits) -> BuildEstimate:
     """Sums up the largest shapes; an upper bound where TensorRT fuses, no measurement of it."""
     decoder = manifest.model.decoder
     element_bytes = _FLOAT if variant.cache_dtype == "float32" else _HALF
     weights = weight_bytes(manifest, variant)
+    plans = _PLAN_BASE + int(_PLAN_FACTOR * weights)
     batch, chunk, context = limits.max_batch, limits.max_chunk, limits.max_context
     scores = batch * chunk * (context + chunk)
     masks = decoder.num_heads // decoder.num_kv_heads  # one for each query head that shares a key head
     return BuildEstimate(
-        weights=weights,
+        weights=plans,
         caches=cache_bytes(decoder, batch=batch, capacity=context, element_bytes=element_bytes),
         # Scores and weights in the graph's type, the softmax between them in float32.
         attention_scratch=scores * (decoder.num_heads * (2 * element_bytes + _FLOAT) + masks * _FLOAT),
         activations=_activations(manifest.model, limits, element_bytes),
-        workspace=workspace_bytes,
+        workspace=_WORKSPACE,
         build_memory=_BUILD_BASE + int(_BUILD_FACTOR * weights),
-        plan_files=_PLAN_BASE + weights,
+        plan_files=plans,
     )
 
 
@@ -86,7 +87,7 @@ def require_memory(
     if limit is not None and needed > limit:
         raise MemoryBudgetError(
             f"these engines need about {show_bytes(needed)} ({estimate}) and the GPU has {show_bytes(limit)}: choose "
-            f"smaller {_CHOICES}, a smaller --workspace, or a variant with smaller weights (--precision int8)"
+            f"smaller {_CHOICES}, or a variant with smaller weights (--precision int8)"
         )
     if here_bytes is not None and estimate.build_memory > here_bytes:
         raise MemoryBudgetError(

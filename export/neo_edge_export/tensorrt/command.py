@@ -74,9 +74,8 @@ class BuildCommand:
         device.add_argument(
             "--workspace",
             type=byte_count,
-            default=1 << 30,
             metavar="SIZE",
-            help="most scratch memory of one layer (default 1GiB)",
+            help="most scratch memory of one layer, and a fused graph is one (default: no limit)",
         )
         parser.add_argument("--overwrite", action="store_true", help="build engines anew that are there")
         parser.add_argument("--json", action="store_true", help="print the result as JSON")

@@ -24,7 +24,6 @@ from neo_edge_runtime.memory import available_memory_bytes
 from neo_edge_runtime.nvidia_devices import NvidiaDriver
 
 DEFAULT_CONTEXT, DEFAULT_CHUNK, DEFAULT_BATCH = 4096, 1024, 1  # the chunk: a picture of the `edge` protocol
-DEFAULT_WORKSPACE_BYTES = 1 << 30
 _LOGITS_ROWS = 16  # of one prefill run; more take more runs
 _PARTS: tuple[EnginePart, ...] = ("vision", "decoder")
 
@@ -40,7 +39,7 @@ class BuildRequest:
     max_chunk: int | None = None  # tokens; None: 1024, or the context where that is shorter
     max_batch: int = DEFAULT_BATCH
     compute_capability: str | None = None  # None: the GPU here
-    workspace_bytes: int = DEFAULT_WORKSPACE_BYTES
+    workspace_bytes: int | None = None  # most scratch of one layer; None: TensorRT's own, all there is
     device_memory_bytes: int | None = None  # of the GPU; None: ask it when it is here
     overwrite: bool = False
 
@@ -84,12 +83,7 @@ def build_engines(
     bundle = read_bundle(path)
     target = choose_target(installed, request.compute_capability, driver)
     key = _key(bundle, request, installed, target)
-    estimate = estimate_build(
-        bundle.manifest,
-        bundle.variant(key.variant),
-        key.limits,
-        workspace_bytes=request.workspace_bytes,
-    )
+    estimate = estimate_build(bundle.manifest, bundle.variant(key.variant), key.limits)
     found = find_engines(bundle.manifest, key)
     why = _why(bundle, found, overwrite=request.overwrite)
     if found is not None and not why:

@@ -25,7 +25,7 @@ class BuildOptions:
     """What both engines of a set are built with."""
 
     compute_capability: str  # digits, such as 86
-    workspace_bytes: int  # most scratch that a tactic may take
+    workspace_bytes: int | None  # most scratch of one layer, and a fused graph is one; None: no limit
     device_is_here: bool  # whether the GPU that it is for is in this machine
     timing_caches: Sequence[bytes] = ()  # of earlier builds for the same version and GPU
 
@@ -71,7 +71,8 @@ def _build(
     network = parse_graph(installed, builder, graph, log)
     config = builder.create_builder_config()
     config.profiling_verbosity = installed.module.ProfilingVerbosity.DETAILED
-    config.set_memory_pool_limit(installed.module.MemoryPoolType.WORKSPACE, options.workspace_bytes)
+    if options.workspace_bytes is not None:
+        config.set_memory_pool_limit(installed.module.MemoryPoolType.WORKSPACE, options.workspace_bytes)
     set_target(installed, config, options.compute_capability)
     for sizes in ranges:
         config.add_optimization_profile(_profile(builder, network, sizes))
@@ -87,7 +88,7 @@ def _build(
         raise EngineBuildError(
             f"{installed.backend} {installed.version} built no engine of {graph.parent.name}/{graph.name} for compute "
             f"capability {options.compute_capability}:\n{log.text or '  it does not say why'}\n"
-            "smaller --max-context, --max-chunk or --max-batch need less memory; --workspace gives tactics more"
+            "smaller --max-context, --max-chunk or --max-batch need less memory; without --workspace there is no limit"
         )
     engine = _inspected(installed, buffer, log) if options.device_is_here else None
     return Plan(buffer, list_network(network), engine, None if cache is None else bytes(cache.serialize()))
