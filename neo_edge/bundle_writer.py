@@ -141,7 +141,10 @@ class BundleWriter:
         if not there:
             return
         if not self._overwrite:
-            raise BundleError(f"{target} exists already: choose another name, or ask to overwrite it")
+            raise BundleError(
+                f"{target} exists already: choose another name, or overwrite it (overwrite=True; --overwrite on the "
+                "command line)"
+            )
         if target.is_symlink() or not (target / MANIFEST_FILE).is_file():
             raise BundleError(
                 f"{target} exists and is no bundle, so it is not overwritten: choose another name"

@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 
 from neo_edge.errors import InputError
+from neo_edge.shown import shown
 
 _UNITS = ("B", "KiB", "MiB", "GiB", "TiB")
 _WRITTEN = re.compile(r"([0-9]+(?:\.[0-9]+)?)\s*(?:([kmgt])(i?)(b?)|b)?", re.IGNORECASE)
@@ -18,7 +19,7 @@ def parse_bytes(text: str) -> int:
     """
     found = _WRITTEN.fullmatch(text.strip())
     if found is None:
-        raise InputError(f"{text!r} is no amount of memory: write it like 512MiB, 2GiB or 1.5GB")
+        raise InputError(f"{shown(text)} is no amount of memory: write it like 512MiB, 2GiB or 1.5GB")
     number, unit, binary, byte = found.groups()
     base = 1000 if byte and not binary else 1024
     power = 0 if unit is None else "kmgt".index(unit.lower()) + 1

@@ -29,6 +29,7 @@ from neo_edge.errors import (
 from neo_edge.folder_lock import FolderLock
 from neo_edge.manifest import Calibration, Manifest
 from neo_edge.progress import progress
+from neo_edge.shown import shown
 from neo_edge_calibration.clipping import METHODS, Method
 from neo_edge_calibration.observation.encoding import Encoder
 from neo_edge_calibration.observation.gathering import Gathering
@@ -217,7 +218,9 @@ def _check(name: str, samples: int, method: str, threads: int | None, seed: int)
         raise InputError(f"there is no method {method!r}: use one of {', '.join(METHODS)}")
     most = max(_MAX_THREADS, os.cpu_count() or 1)
     if threads is not None and not 1 <= threads <= most:
-        raise InputError(f"threads is {threads}; it must be 1 to {most}, or None for the physical cores")
+        raise InputError(
+            f"threads is {shown(threads)}; it must be 1 to {most}, or None for the physical cores"
+        )
     if not 0 <= seed < 1 << 63:
         raise InputError(f"seed is {seed}; it must be a whole number from 0 to 2^63 - 1")
 
@@ -333,7 +336,8 @@ def _existing(
     if not overwrite:
         raise CalibrationError(
             f"the bundle {bundle.root} has a calibration {name!r} of other data or options ({there.samples} samples, "
-            f"{there.source}, {there.method}): choose another name, or ask to overwrite it"
+            f"{there.source}, {there.method}): choose another name, or pass --overwrite "
+            "(overwrite=True)"
         )
     return None
 

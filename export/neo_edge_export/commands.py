@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from neo_edge.extras import require
+from neo_edge.shown import shown
 from neo_edge_runtime.commands.model_arguments import count
 
 if TYPE_CHECKING:
@@ -111,4 +112,4 @@ def _layers(text: str) -> range:
     try:
         return range(int(first), int(stop))
     except ValueError:
-        raise argparse.ArgumentTypeError(f"{text!r} is no slice of layers, such as 0:2") from None
+        raise argparse.ArgumentTypeError(f"{shown(text)} is no slice of layers, such as 0:2") from None

@@ -10,6 +10,7 @@ from pathlib import Path
 from neo_edge.byte_size import show_bytes
 from neo_edge.checkpoint_presets import PRESETS, WEIGHT_DTYPES, preset_config
 from neo_edge.progress import progress
+from neo_edge.shown import shown
 
 _EXAMPLES = """\
 examples:
@@ -88,5 +89,5 @@ make_checkpoint_command = MakeCheckpointCommand()
 
 def _seed(text: str) -> int:
     if not text.isdecimal():
-        raise argparse.ArgumentTypeError(f"{text!r} is no whole number from 0 on")
+        raise argparse.ArgumentTypeError(f"{shown(text)} is no whole number from 0 on")
     return int(text)

@@ -31,6 +31,7 @@ _REQUIRED = {
     "decode_tokens": (1, "i"),
     "decode_logits": (2, "f"),
 }
+_ZIP, _NPY = b"PK\x03\x04", b"\x93NUM"  # how an archive and a single array begin
 _READING_ERRORS = (
     OSError,
     ValueError,
@@ -105,6 +106,11 @@ def read_golden(path: str | os.PathLike[str], config: ModelConfig) -> GoldenCase
 def _load(path: Path) -> dict[str, npt.NDArray[np.generic]]:
     try:
         with path.open("rb") as file:
+            if not file.read(len(_ZIP)).startswith((_ZIP, _NPY)):
+                raise InputError(
+                    f"{path} is no .npz archive: give a golden file; docs/parity.md says how one is made"
+                )
+            file.seek(0)
             archive = np.load(file, allow_pickle=False)
             if not isinstance(archive, np.lib.npyio.NpzFile):
                 raise InputError(

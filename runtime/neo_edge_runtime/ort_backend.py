@@ -16,6 +16,7 @@ from neo_edge.errors import (
     SessionClosedError,
 )
 from neo_edge.extras import require
+from neo_edge.shown import shown
 from neo_edge_runtime.graph_check import require_decoder_graph, require_vision_graph
 from neo_edge_runtime.memory import available_memory_bytes
 from neo_edge_runtime.ort_decoder import OrtDecoder, OrtDecoderState
@@ -74,7 +75,9 @@ class OrtBackend:
         variant = bundle.variant(variant_name)
         most = max(_MOST_THREADS, os.cpu_count() or 1)
         if threads is not None and not 1 <= threads <= most:
-            raise InputError(f"threads is {threads}; it must be 1 to {most}, or None for the physical cores")
+            raise InputError(
+                f"threads is {shown(threads)}; it must be 1 to {most}, or None for the physical cores"
+            )
         ort = require("onnxruntime", extra="cpu")
         _require_version(ort, variant_name, variant)
         self.threads = threads or usable_physical_cores()

@@ -14,6 +14,7 @@ from PIL import Image
 
 from neo_edge.errors import ImageError, InputError
 from neo_edge.patch_grid import PatchGrid, smart_resize
+from neo_edge.shown import shown
 
 if TYPE_CHECKING:
     import numpy.typing as npt
@@ -35,11 +36,11 @@ class PixelLimits:
     def __post_init__(self) -> None:
         if self.max_pixels < 1 or self.min_pixels < 1 or self.min_pixels > self.max_pixels:
             raise InputError(
-                f"pixel limits {self.min_pixels}..{self.max_pixels} are impossible: "
+                f"pixel limits {shown(self.min_pixels)}..{shown(self.max_pixels)} are impossible: "
                 "both must be above zero and the first at most the second"
             )
         if self.max_visual_tokens is not None and self.max_visual_tokens < 1:
-            raise InputError(f"max_visual_tokens is {self.max_visual_tokens}; it must be above zero")
+            raise InputError(f"max_visual_tokens is {shown(self.max_visual_tokens)}; it must be above zero")
 
 
 @dataclass(frozen=True)

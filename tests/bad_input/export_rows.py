@@ -255,7 +255,13 @@ EXPORT_ROWS = (
     weight("NaN in a matrix", GATE, float("nan"), "NaN or infinity", "fetch it again"),
     weight("infinity in a norm", NORM, float("inf"), "NaN or infinity", "fetch it again"),
     weight("a weight beyond float16", GATE, 1e6, "65504", "export with --precision fp32", options=FP16),
-    target("a bundle where it should go", _bundle_there, "exists already", OTHER, "ask to overwrite"),
+    target(
+        "a bundle where it should go",
+        _bundle_there,
+        "exists already",
+        OTHER,
+        "--overwrite on the command line",
+    ),
     target("a folder where it should go", _made("out", content="mine"), "exists already", OTHER),
     target(
         "a folder that is no bundle, overwritten",

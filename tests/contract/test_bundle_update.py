@@ -110,7 +110,7 @@ def test_replacing_a_variant_takes_consent(bundle: Bundle) -> None:
     with BundleUpdate(bundle) as update:
         assert update.fresh_folder("int8") == "int8-2"
         _write_variant(update.directory, "int8-2")
-        with pytest.raises(BundleError, match="has 'int8' already: choose another name, or ask to overwrite"):
+        with pytest.raises(BundleError, match="has 'int8' already: choose another name, or overwrite it"):
             update.commit(lambda manifest: _with_variant(manifest, "int8", "int8-2"))
 
 

@@ -185,18 +185,18 @@ def test_a_test_that_is_too_long_is_refused_before_anything_is_timed() -> None:
 
 
 @pytest.mark.parametrize(
-    "wrong",
+    ("wrong", "message"),
     [
-        {"prompt_tokens": (0,)},
-        {"new_tokens": 0},
-        {"depths": (-1,)},
-        {"depths": ()},
-        {"repetitions": 0},
-        {"image_size": (640, 0)},
+        ({"prompt_tokens": (5, 0)}, "^prompt tokens: 0 was given; it must be 1 or above$"),
+        ({"new_tokens": 0}, "^new tokens: 0 was given; it must be 1 or above$"),
+        ({"depths": (0, -1)}, "^depths: -1 was given; it must be 0 or above$"),
+        ({"depths": ()}, "^depths is empty; give one or more, 0 for an empty cache$"),
+        ({"repetitions": 0}, "^repetitions: 0 was given; it must be 1 or above$"),
+        ({"image_size": (640, 0)}, "^the picture's width and height: 0 was given; it must be 1 or above$"),
     ],
 )
-def test_impossible_plans_are_refused(wrong: dict[str, object]) -> None:
-    with pytest.raises(InputError, match="1 or above"):
+def test_impossible_plans_are_refused(wrong: dict[str, object], message: str) -> None:
+    with pytest.raises(InputError, match=message):
         BenchPlan(**wrong)  # type: ignore[arg-type]
 
 

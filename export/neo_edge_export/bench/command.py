@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING
 
 from neo_edge.errors import InputError, MissingExtraError
 from neo_edge.extras import require
+from neo_edge.shown import shown
 from neo_edge_runtime.commands.model_arguments import add_prepacked_argument
 
 if TYPE_CHECKING:
@@ -194,7 +195,9 @@ def _numbers(text: str) -> tuple[int, ...]:
     try:
         return tuple(int(part) for part in text.split(","))
     except ValueError:
-        raise argparse.ArgumentTypeError(f"{text!r} is no list of whole numbers, such as 320,1024") from None
+        raise argparse.ArgumentTypeError(
+            f"{shown(text)} is no list of whole numbers, such as 320,1024"
+        ) from None
 
 
 def _size(text: str) -> tuple[int, int]:
@@ -202,4 +205,4 @@ def _size(text: str) -> tuple[int, int]:
     try:
         return int(width), int(height)
     except ValueError:
-        raise argparse.ArgumentTypeError(f"{text!r} is no size: write it like 640x480") from None
+        raise argparse.ArgumentTypeError(f"{shown(text)} is no size: write it like 640x480") from None

@@ -65,7 +65,8 @@ def checked_name(bundle: Bundle, name: str, *, overwrite: bool) -> str:
         )
     if there is not None and not overwrite:
         raise QuantizationError(
-            f"{bundle.root} has a variant {name!r} already: choose another name, or ask to overwrite it"
+            f"{bundle.root} has a variant {name!r} already: choose another name, or pass --overwrite "
+            "(overwrite=True)"
         )
     return name
 

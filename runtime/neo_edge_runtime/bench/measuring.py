@@ -10,6 +10,7 @@ import numpy as np
 
 from neo_edge.errors import InputError
 from neo_edge.progress import Progress, progress
+from neo_edge.shown import shown
 from neo_edge_runtime.bench.image_stages import STAGES, ImageStages
 from neo_edge_runtime.bench.read_bandwidth import ReadBuffer
 from neo_edge_runtime.bench.text_speed import TextRun, TextTest
@@ -35,11 +36,13 @@ class BenchPlan:
     image_size: tuple[int, int] = (640, 480)  # width and height in pixels
 
     def __post_init__(self) -> None:
-        positive = (*self.prompt_tokens, self.new_tokens, self.repetitions, *self.image_size)
-        if min(positive) < 1 or min(self.depths, default=0) < 0 or not self.depths:
-            raise InputError(
-                f"{self}: prompts, new tokens, repetitions and picture must be 1 or above, depths 0 or above"
-            )
+        _require("prompt tokens", self.prompt_tokens, least=1)
+        _require("new tokens", (self.new_tokens,), least=1)
+        _require("depths", self.depths, least=0)
+        _require("repetitions", (self.repetitions,), least=1)
+        _require("the picture's width and height", self.image_size, least=1)
+        if not self.depths:
+            raise InputError("depths is empty; give one or more, 0 for an empty cache")
 
     @property
     def tests(self) -> list[TextTest]:
@@ -52,6 +55,12 @@ class BenchPlan:
                 TextTest("tg", self.new_tokens, depth),
             )
         ]
+
+
+def _require(what: str, numbers: tuple[int, ...], *, least: int) -> None:
+    wrong = [number for number in numbers if number < least]
+    if wrong:
+        raise InputError(f"{what}: {shown(wrong[0])} was given; it must be {least} or above")
 
 
 class Rival(Protocol):

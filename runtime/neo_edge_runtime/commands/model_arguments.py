@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 from neo_edge.byte_size import parse_bytes
 from neo_edge.errors import InputError
 from neo_edge.protocols import PROTOCOLS
+from neo_edge.shown import shown
 
 if TYPE_CHECKING:
     from neo_edge.options import SamplingOptions
@@ -134,5 +135,5 @@ def byte_count(text: str) -> int:
 def count(text: str) -> int:
     """A whole number from 1 on, for argparse."""
     if not text.isdecimal() or int(text) < 1:
-        raise argparse.ArgumentTypeError(f"{text!r} is no whole number from 1 on")
+        raise argparse.ArgumentTypeError(f"{shown(text)} is no whole number from 1 on")
     return int(text)

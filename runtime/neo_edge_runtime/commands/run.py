@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from neo_edge.errors import InputError
+from neo_edge.shown import shown
 from neo_edge_runtime.commands.model_arguments import (
     add_model_arguments,
     add_sampling_arguments,
@@ -149,4 +150,4 @@ def _seconds(text: str) -> float:
     try:
         return float(text)
     except ValueError:
-        raise InputError(f"--frame takes seconds and a file; {text!r} is not a number") from None
+        raise InputError(f"--frame takes seconds and a file; {shown(text)} is not a number") from None
