@@ -1,13 +1,15 @@
 """CPU speed at NEO-ov 2B's widths with four layers, in float32: decoding and prefill, and PyTorch beside them.
 
-All is timed through the runtime's `Session`, on a bundle that `neo-edge export` wrote. Contenders take turns within
-every round; a ratio is taken within a round, and the median of the rounds' ratios is what counts.
+All is timed through the runtime's `Session`, on a bundle that `neo-edge export` wrote, with its weights mapped from a
+prepacked cache of its own; the same bundle loaded plainly stands beside it. Contenders take turns within every round; a
+ratio is taken within a round, and the median of the rounds' ratios is what counts.
 """
 
 from __future__ import annotations
 
 import argparse
 import gc
+import os
 import shutil
 import sys
 import tempfile
@@ -39,12 +41,13 @@ def main() -> int:
     parser.add_argument("--threads", type=int, default=usable_physical_cores())
     parser.add_argument("--rounds", type=int, default=7)
     parser.add_argument("--preset", choices=("2b", "tiny"), default="2b", help="tiny: a quick try")
-    parser.add_argument("--out", type=Path, default=Path("out"), help="where 7 GB of files lie meanwhile")
+    parser.add_argument("--out", type=Path, default=Path("out"), help="where 12 GB of files lie meanwhile")
     args = parser.parse_args()
     torch.set_num_threads(args.threads)
     describe_device(args.threads)
     args.out.mkdir(parents=True, exist_ok=True)
     folder = Path(tempfile.mkdtemp(prefix="cpu-speed-", dir=args.out))
+    os.environ["NEO_EDGE_CACHE_DIR"] = str(folder / "cache")
     try:
         passed = _measure(make_speed_bundle(folder, args.preset), folder, args.threads, args.rounds)
     finally:
@@ -53,22 +56,28 @@ def main() -> int:
 
 
 def _measure(made: SpeedBundle, folder: Path, threads: int, rounds: int) -> list[bool]:
-    backend = OrtBackend(made.bundle, "fp32", threads=threads)
-    passed = [_decode(made, backend, WiderReadBuffer(threads, folder=folder), rounds)]
+    ours = OrtBackend(made.bundle, "fp32", threads=threads, prepacked="build")
+    plain = OrtBackend(made.bundle, "fp32", threads=threads, prepacked="off")
+    os.sync()  # writing the cache's files out would take its share of the memory's bandwidth
+    passed = [_decode(made, ours, plain, WiderReadBuffer(threads, folder=folder), rounds)]
     gc.collect()
     bare = BareMatMuls(made.decoder, threads, folder)
-    return [*passed, *(_prefill(made, backend, bare, tokens, rounds) for tokens in PREFILLS)]
+    return [*passed, *(_prefill(made, ours, plain, bare, tokens, rounds) for tokens in PREFILLS)]
 
 
-def _decode(made: SpeedBundle, backend: OrtBackend, buffer: WiderReadBuffer, rounds: int) -> bool:
+def _decode(
+    made: SpeedBundle, backend: OrtBackend, plain: OrtBackend, buffer: WiderReadBuffer, rounds: int
+) -> bool:
     step = Step(1, CONTEXT)
     fastest, paper = fastest_variant(made.reference, step), paper_variant(made.reference, step)
-    with Session(backend) as session:
+    with Session(backend) as session, Session(plain) as beside:
         # The cache beyond the context holds numbers too: untouched pages are one shared page, and fast.
-        made.prompt(2 * CONTEXT).append_to(session)
+        for one in (session, beside):
+            made.prompt(2 * CONTEXT).append_to(one)
         context, capacity = session.checkpoint_at(CONTEXT), session.capacity
         contenders = {
             "ours": Contender(lambda: session.decode(7), 5, lambda: session.rewind(context)),
+            "plain": Contender(lambda: beside.decode(7), 5, lambda: beside.rewind(context)),
             "paper": Contender(paper.run, 3),
             "fastest": Contender(fastest.run, 3),
             **{name: Contender(read) for name, read in buffer.readers.items()},
@@ -88,13 +97,16 @@ def _decode(made: SpeedBundle, backend: OrtBackend, buffer: WiderReadBuffer, rou
     return _print_share("share of the read bandwidth", achieved / (reads[best] / 1e9), DECODE_SHARE)
 
 
-def _prefill(made: SpeedBundle, backend: OrtBackend, bare: BareMatMuls, tokens: int, rounds: int) -> bool:
+def _prefill(
+    made: SpeedBundle, backend: OrtBackend, plain: OrtBackend, bare: BareMatMuls, tokens: int, rounds: int
+) -> bool:
     step = Step(tokens, 0)
     fastest, paper = fastest_variant(made.reference, step), paper_variant(made.reference, step)
     text, image = made.prompt(tokens), made.prompt(tokens, with_image=True)
     contenders = {
         "bare": Contender(bare.runner(tokens)),
         "ours": Contender(lambda: _first_prefill(backend, text)),
+        "plain": Contender(lambda: _first_prefill(plain, text)),
         "with an image": Contender(lambda: _first_prefill(backend, image)),
         "paper": Contender(paper.run),
         "fastest": Contender(fastest.run),
@@ -125,8 +137,9 @@ def _first_prefill(backend: OrtBackend, prompt: Prompt) -> None:
 
 def _print_times(times: dict[str, Seconds], fastest: str) -> None:
     names = {
-        "ours": "neo_edge",
-        "with an image": "neo_edge, one image and text",
+        "ours": "neo_edge, from the prepacked cache",
+        "plain": "neo_edge, loaded from the bundle",
+        "with an image": "one image and text, from the prepacked cache",
         "paper": "PyTorch reference",
         "fastest": f"fastest PyTorch ({fastest})",
     }
