@@ -5,6 +5,7 @@ A frame is named by its timestamp, so that one that was sought is the one that d
 
 from __future__ import annotations
 
+import contextlib
 import itertools
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -24,8 +25,6 @@ if TYPE_CHECKING:
 
 SEEK_PACKETS = 12
 """A seek pays where it passes over at least so many packets; measured by tests/evidence/video_seeking.py."""
-
-_LATE = 80  # packets behind a frame's own at which it has come, if it comes at all (reordering and decoder threads)
 
 
 @dataclass(frozen=True)
@@ -137,7 +136,7 @@ def _decode_run(video: OpenVideo, index: VideoIndex, run: Run) -> Iterator[tuple
     if run.key is None:
         video.rewind()
     codec = video.stream.codec_context
-    shown = late = 0
+    shown = 0
     try:
         packets = (
             video.container.demux(video.stream) if run.key is None else _sought(video, index.keys[run.key])
@@ -146,23 +145,27 @@ def _decode_run(video: OpenVideo, index: VideoIndex, run: Run) -> Iterator[tuple
             if names:
                 # Frames that no other frame needs are skipped; the decoder says which.
                 codec.skip_frame = "DEFAULT" if packet.pts in names else "NONREF"
-            late += 1 if late or (last is not None and packet.pts == last) else 0
-            if late > _LATE:
-                return
-            try:
-                frames = codec.decode(packet)
-            except video.errors:
-                continue  # the frames of this packet are missing then
-            for frame in frames:
+            ended = last is not None and packet.pts == last
+            # The decoder holds frames back for others to come; at the end, which None is, it hands them out.
+            for frame in _decoded(video, (packet, None) if ended else (packet,)):
                 number = names.get(frame.pts) if names else shown
                 shown += 1
                 if number in left:
                     left.remove(number)
                     yield number, frame
-            if not left:
+            if ended or not left:
                 return
     except video.errors:
         return
+
+
+def _decoded(video: OpenVideo, packets: Sequence[Any]) -> list[Any]:
+    """Frames that come of the packets; those of a broken packet are missing."""
+    frames: list[Any] = []
+    for packet in packets:
+        with contextlib.suppress(*video.errors):
+            frames += video.stream.codec_context.decode(packet)
+    return frames
 
 
 def _sought(video: OpenVideo, key: tuple[int, int, int]) -> Iterator[Any]:
