@@ -42,10 +42,7 @@ def nano(tmp_path_factory: pytest.TempPathFactory) -> Bundle:
     return open_bundle(target)
 
 
-@pytest.fixture(
-    scope="module",
-    params=[("int8", "fp32"), ("int8", "fp16"), ("int4-portable", "fp32"), ("int4-portable", "fp16")],
-)
+@pytest.fixture(scope="module", params=["int8", "int4-portable"])
 def graphs(request: pytest.FixtureRequest, nano: Bundle, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A recipe's graphs from the float16 source, which is what a robot runs."""
     recipe, source = RECIPES[request.param], "fp16-portable"
