@@ -79,20 +79,26 @@ def round_compensated(
     inputs, outputs = weight.shape
     values = np.empty(weight.shape, np.int8)
     scales = np.empty((-(-inputs // plan.group_size), outputs), np.float32)
-    owed = np.zeros((plan.inputs.shape[1], outputs), np.float32)  # the error in the sampled outputs so far
+    owed: Matrix = np.zeros(
+        (plan.inputs.shape[1], outputs), np.float32
+    )  # the error in the sampled outputs so far
     for index, start in enumerate(range(0, inputs, plan.group_size)):
         span = slice(start, min(start + plan.group_size, inputs))
-        scale = scales[index] = find_scale(weight[span] - plan.group_answer[span] @ owed, span)
-        target = weight[span] - plan.row_answer[span] @ owed
+        expected: Matrix = weight[span] - plan.group_answer[span] @ owed
+        scale = scales[index] = find_scale(expected, span)
+        steps = 1 / scale
+        target: Matrix = weight[span] - plan.row_answer[span] @ owed
         within = plan.row_answer[span] @ plan.inputs[span].T  # [g, g]; its lower half is used
         error = np.empty_like(target)
         for row in range(len(target)):
             if row:
                 target[row] -= within[row, :row] @ error[:row]
-            whole = np.clip(np.rint(target[row] / scale), *limits)
+            whole = np.multiply(target[row], steps, out=error[row])
+            np.clip(np.rint(whole, out=whole), *limits, out=whole)
             values[start + row] = whole
-            error[row] = whole * scale - weight[start + row]
-        owed += plan.inputs[span].T @ error
+            whole *= scale
+            whole -= weight[start + row]
+        np.add(owed, plan.inputs[span].T @ error, out=owed)
     return values, scales
 
 

@@ -44,7 +44,9 @@ def pack_matmul_nbits_4(weight: RoundedInt4) -> tuple[Bytes, npt.NDArray[np.floa
         [N, groups, group_size / 2] uint8 and [N, groups] float32.
     """
     blocks = _blocks(weight.values, weight.group_size, 8)
-    return blocks[..., 0::2] | (blocks[..., 1::2] << 4), np.ascontiguousarray(weight.scale.T)
+    packed: Bytes = np.left_shift(blocks[..., 1::2], 4, dtype=np.uint8)
+    packed |= blocks[..., 0::2]
+    return packed, np.ascontiguousarray(weight.scale.T)
 
 
 def pack_matmul_nbits_8(weight: RoundedInt8, block_size: int) -> tuple[Bytes, npt.NDArray[np.float32]]:

@@ -69,7 +69,8 @@ class ProductSimulation:
         self._amax = np.asarray(statistics.channel_amax, np.float32)
         self._mean_square = np.asarray(statistics.channel_mean_square, np.float32)
         self._rows_seen = max(statistics.rows_seen, 1)
-        self._weights, self._activations, self._group_size = weights, activations, group_size
+        self._weights, self._group_size = weights, group_size
+        self._activations: Activations = activations
         self._excess = _excess(self._rows, self._amax, self._rows_seen)
         self._wanted = [self._rows @ weight for weight in weights]
         self._power = [_mean_square(wanted) or 1.0 for wanted in self._wanted]
@@ -160,5 +161,5 @@ def rounded_rows(rows: Matrix, activations: Activations, clip: float | None = No
     return rounded
 
 
-def _mean_square(matrix: Matrix) -> float:
+def _mean_square(matrix: npt.NDArray[np.floating]) -> float:
     return float(np.square(matrix, dtype=np.float64).mean())
