@@ -14,6 +14,7 @@ PAGES = (
     "graph-contract",
     "backends",
     "checking-an-export",
+    "quality",
     "calibration",
     "parity",
     "quantization-math",
