@@ -84,10 +84,9 @@ def round_compensated(
     )  # the error in the sampled outputs so far
     for index, start in enumerate(range(0, inputs, plan.group_size)):
         span = slice(start, min(start + plan.group_size, inputs))
-        expected: Matrix = weight[span] - plan.group_answer[span] @ owed
-        scale = scales[index] = find_scale(expected, span)
+        scale = scales[index] = find_scale(_moved(weight[span], plan.group_answer[span], owed), span)
         steps = 1 / scale
-        target: Matrix = weight[span] - plan.row_answer[span] @ owed
+        target = _moved(weight[span], plan.row_answer[span], owed)
         within = plan.row_answer[span] @ plan.inputs[span].T  # [g, g]; its lower half is used
         error = np.empty_like(target)
         for row in range(len(target)):
@@ -100,6 +99,13 @@ def round_compensated(
             whole -= weight[start + row]
         np.add(owed, plan.inputs[span].T @ error, out=owed)
     return values, scales
+
+
+def _moved(weight: Matrix, answer: Matrix, owed: Matrix) -> Matrix:
+    """Rows of weights where the error so far would have them."""
+    moved = answer @ owed
+    rows: Matrix = np.subtract(weight, moved, out=moved)
+    return rows
 
 
 def _shrinkage(sample: npt.NDArray[np.float64]) -> float:
