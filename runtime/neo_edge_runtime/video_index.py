@@ -68,7 +68,7 @@ def index_video(video: OpenVideo, limits: VideoLimits) -> VideoIndex:
         VideoError: there are none, or they last longer than the limits allow.
     """
     packets, problem = _packets(video, limits)
-    warnings = [] if problem is None else [f"its end is damaged ({problem})"]
+    warnings = [] if problem is None else [problem]
     pts = _trusted(packets)
     rate = float(video.stream.average_rate or 0)
     if pts is None:
@@ -95,20 +95,21 @@ _Packet = tuple[Any, Any, bool]  # pts, dts, whether decoding can begin here
 
 
 def _packets(video: OpenVideo, limits: VideoLimits) -> tuple[list[_Packet], str | None]:
-    """Of all packets that give a frame, and what ended the file before its end."""
+    """Of all packets that give a frame, and what is wrong with the file."""
     packets: list[_Packet] = []
     tick_s = float(video.stream.time_base or 0)
     most = limits.max_duration_s * _MOST_FPS
     hides_frames = video.stream.codec_context.name == "vp8"
     first: int | None = None
+    damaged, cut = 0, False
     try:
         for packet in video.container.demux(video.stream):
             if not packet.size or packet.is_discard:
                 continue
             if hides_frames and not bytes(packet)[0] & 0x10:
                 continue  # a reference that is never shown: show_frame of VP8's frame tag (RFC 6386, 9.1)
-            if packet.is_corrupt:
-                return packets, "its last packet is cut"
+            damaged += packet.is_corrupt
+            cut = packet.is_corrupt
             packets.append((packet.pts, packet.dts, packet.is_keyframe))
             if packet.pts is not None:
                 first = packet.pts if first is None else min(first, packet.pts)
@@ -119,8 +120,10 @@ def _packets(video: OpenVideo, limits: VideoLimits) -> tuple[list[_Packet], str 
                     f"{limits.max_duration_s:g} s that are allowed: cut it"
                 )
     except video.errors as error:
-        return packets, str(error)
-    return packets, None
+        return packets, f"its end is damaged ({error})"
+    if cut and len(packets) > 1:
+        return packets[:-1], "its end is damaged (the last packet is cut)"
+    return packets, f"{damaged} of its packets are damaged" if damaged else None
 
 
 def _trusted(packets: list[_Packet]) -> npt.NDArray[np.int64] | None:
