@@ -25,6 +25,7 @@ from neo_edge.errors import (
     NeoEdgeError,
     StaleCalibrationError,
     StatisticsError,
+    TokenizerError,
 )
 from neo_edge_calibration import CalibrationResult, Conversation, Turn, calibrate, load_statistics
 from neo_edge_calibration.calibrating import STATE
@@ -336,3 +337,43 @@ def test_inspect_lists_the_calibrations(nano: Path, capsys: pytest.CaptureFixtur
             "source": "prompts of a program",
         }
     }
+
+
+def test_token_ids_need_no_tokenizer_and_text_does(nano: Path) -> None:
+    manifest = open_bundle(nano).manifest
+    tokens = manifest.special_tokens
+    assert tokens is not None
+    (nano / "bundle.json").unlink()
+    (nano / "bundle.json").write_text(replace(manifest, tokenizer=False).to_json())
+    picture = questions()[0].images[0]
+    ids = [5, 6, tokens.img_start, tokens.img_context, tokens.img_end, 7]
+    result = _calibrate(nano, [Request([*ids, number], images=[picture]) for number in range(8)])
+    # The head sees every token that is text.
+    assert result.statistics.groups["head_input"].rows_seen == 8 * 6
+    message = "has no tokenizer, and these prompts are text: give token ids from Python"
+    with pytest.raises(TokenizerError, match=message):
+        _calibrate(nano, name="text")
+    turn = Turn(ids, "an answer", images=[picture])
+    with pytest.raises(CalibrationDataError, match="said: a prompt of token ids is one turn"):
+        _calibrate(nano, [Conversation((turn,), "said")], name="text")
+
+
+@pytest.mark.parametrize(
+    ("turns", "message"),
+    [
+        ((), "said has no turns"),
+        ((Turn("a"), Turn("b")), "said: only the last question may be without an answer"),
+    ],
+)
+def test_a_conversation_that_cannot_be_said_is_an_error(
+    nano: Path, turns: tuple[Turn, ...], message: str
+) -> None:
+    _failing(nano, message, CalibrationDataError, prompts=[Conversation(turns, "said")])
+
+
+def test_a_picture_without_its_place_is_an_error_with_the_samples_name(nano: Path) -> None:
+    picture = questions()[0].images[0]
+    prompts = [Request("<image><image> What?", images=[picture], name="the third")]
+    _failing(nano, "the third: ", CalibrationDataError, prompts=prompts)
+    beyond = [Request([10**6], name="ids")]
+    _failing(nano, "ids: token id 1000000 is outside the vocabulary", CalibrationDataError, prompts=beyond)

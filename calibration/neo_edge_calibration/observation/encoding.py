@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -16,6 +17,7 @@ from neo_edge.protocols import get_protocol
 from neo_edge.tokenizer import Tokenizer, load_tokenizer
 from neo_edge.tokens import IM_END, SpecialTokens
 from neo_edge_calibration.sources.conversation import Conversation, Turn
+from neo_edge_runtime.image_input import ImageSource
 from neo_edge_runtime.preprocessing import PixelLimits, SizedImage
 from neo_edge_runtime.prompt_assembly import AskedVideos, PromptAssembly, text_only_tokens
 
@@ -38,22 +40,17 @@ class Encoder:
     """The chat template, picture sizes and tokenizer of a bundle, as the runtime uses them."""
 
     def __init__(self, bundle: Bundle, protocol: str) -> None:
-        """Raises `TokenizerError` when the bundle has no tokenizer, `InputError` for an unknown protocol."""
+        """Raises `InputError` for an unknown protocol."""
         manifest = bundle.manifest
-        tokenizer = load_tokenizer(bundle.root) if manifest.tokenizer else None
-        if tokenizer is None:
-            raise TokenizerError(
-                f"the bundle {bundle.root} has no tokenizer, and calibration's prompts are text: export a checkpoint "
-                "that holds tokenizer.json"
-            )
+        self._root = bundle.root
+        self._tokenizer = load_tokenizer(bundle.root) if manifest.tokenizer else None
         preset = get_protocol(protocol)
-        self._tokenizer: Tokenizer = tokenizer
         self.sees = manifest.special_tokens is not None  # whether prompts may hold pictures at all
         self.tokens: SpecialTokens = manifest.special_tokens or text_only_tokens(manifest.model)
         self._assembly = PromptAssembly(
             config=manifest.model,
             tokens=self.tokens,
-            tokenizer=tokenizer,
+            tokenizer=self._tokenizer,
             protocol=preset,
             limits=PixelLimits(*preset.pixel_limits(manifest.model.vision)),
             frame_limits=PixelLimits(*preset.frame_pixel_limits(manifest.model.vision)),
@@ -65,13 +62,19 @@ class Encoder:
 
         Raises:
             CalibrationDataError: no turns, or an answer is missing before the last.
-            ImageError, PromptError, InputError: as `Model.generate`.
+            TokenizerError: the prompt is text, and the bundle has no tokenizer.
+            ImageError, VideoError, PromptError, InputError: as `Model.generate`.
         """
-        protocol, tokenizer = self._assembly.protocol, self._tokenizer
+        turns = _turns(conversation)
+        prompt = turns[0].question
+        if not isinstance(prompt, str):
+            return self._of_ids(prompt, turns[0].images, conversation.name)
+        protocol, tokenizer = self._assembly.protocol, self._required_tokenizer()
         ids: list[int] = []
         head_rows: list[int] = []
         images: list[SizedImage] = []
-        for number, turn in enumerate(_turns(conversation)):
+        for number, turn in enumerate(turns):
+            assert isinstance(turn.question, str)
             shown = self._assembly.pictures(
                 turn.question,
                 turn.images,
@@ -99,6 +102,27 @@ class Encoder:
             conversation.name, np.array(ids, np.int32), np.array(head_rows, np.int32), tuple(images)
         )
 
+    def _of_ids(
+        self,
+        prompt: Sequence[int] | npt.NDArray[np.integer],
+        pictures: Sequence[ImageSource],
+        name: str,
+    ) -> EncodedSample:
+        images = self._assembly.size(pictures)
+        ids = np.array(self._assembly.expand(prompt, images), np.int32)
+        # Nobody says which of them are answers, so the head sees all that is text.
+        return EncodedSample(
+            name, ids, np.flatnonzero(ids != self.tokens.img_context).astype(np.int32), tuple(images)
+        )
+
+    def _required_tokenizer(self) -> Tokenizer:
+        if self._tokenizer is None:
+            raise TokenizerError(
+                f"the bundle {self._root} has no tokenizer, and these prompts are text: give token ids from Python, or "
+                "export a checkpoint that holds tokenizer.json"
+            )
+        return self._tokenizer
+
     def layout(self, sample: EncodedSample) -> SequenceLayout:
         """Where its tokens stand; raises `PromptError` as `neo_edge.positions.layout`."""
         return layout(sample.input_ids, [image.grid for image in sample.images], self.tokens)
@@ -108,6 +132,11 @@ def _turns(conversation: Conversation) -> tuple[Turn, ...]:
     turns = tuple(conversation.turns)
     if not turns:
         raise CalibrationDataError(f"{conversation.name} has no turns: give at least one question")
+    by_ids = [not isinstance(turn.question, str) for turn in turns]
+    if any(by_ids) and (len(turns) > 1 or turns[0].answer is not None or turns[0].frames or turns[0].videos):
+        raise CalibrationDataError(
+            f"{conversation.name}: a prompt of token ids is one turn with nothing but images: put answers into the ids"
+        )
     if any(turn.answer is None for turn in turns[:-1]):
         raise CalibrationDataError(
             f"{conversation.name}: only the last question may be without an answer: write the others'"

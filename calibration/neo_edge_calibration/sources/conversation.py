@@ -5,6 +5,9 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 
+import numpy as np
+import numpy.typing as npt
+
 from neo_edge.errors import CalibrationDataError
 from neo_edge_calibration.question import Question
 from neo_edge_runtime.batch_request import Request
@@ -16,7 +19,9 @@ from neo_edge_runtime.video import Frame, VideoSource
 class Turn:
     """One question and its answer."""
 
-    question: str  # `<image>` says where a picture stands; without it the pictures come first
+    # `<image>` says where a picture stands; without it the pictures come first. Or token ids, taken as they are but
+    # for lone image context tokens; then this is the only turn, and what answers there are stand in it.
+    question: str | Sequence[int] | npt.NDArray[np.integer]
     answer: str | None = None  # what the model shall have said; None only in the last turn
     images: Sequence[ImageSource] = ()
     videos: Sequence[VideoSource] = ()  # `<video>` says where one stands; a few frames of each are shown
@@ -74,7 +79,7 @@ def conversation_of(prompt: Prompt, name: str) -> Conversation:
         return prompt
     if isinstance(prompt, Question):
         return _of_question(prompt, name)
-    if isinstance(prompt, Request) and isinstance(prompt.prompt, str):
+    if isinstance(prompt, Request):
         turn = Turn(
             prompt.prompt,
             images=prompt.images,
@@ -85,7 +90,7 @@ def conversation_of(prompt: Prompt, name: str) -> Conversation:
         )
         return Conversation((turn,), prompt.name or name, prompt.system)
     raise CalibrationDataError(
-        f"{name} is of type {type(prompt).__name__}: give a Conversation, a Question, or a Request whose prompt is text"
+        f"{name} is of type {type(prompt).__name__}: give a Conversation, a Question or a Request"
     )
 
 
