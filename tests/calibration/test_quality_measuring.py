@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import json
 import math
+import os
 import shutil
+import signal
 from collections.abc import Sequence
 from dataclasses import replace
 from functools import partial
@@ -19,7 +21,7 @@ from neo_edge.bundle_update import BundleUpdate
 from neo_edge.checkpoint import resolve_checkpoint
 from neo_edge.cli import main
 from neo_edge.config import load_config
-from neo_edge.errors import BundleError, InputError, TokenizerError
+from neo_edge.errors import BackendError, BundleError, InputError, TokenizerError
 from neo_edge.manifest import Manifest, parse_manifest
 from neo_edge_calibration.evaluation import ask, scene_questions
 from neo_edge_calibration.quality import (
@@ -278,6 +280,18 @@ def test_an_error_of_a_measuring_process_is_the_callers(bundle: Bundle) -> None:
 
     with pytest.raises(InputError, match="question 20 has no picture"):
         measure_quality(bundle, "fp16", "fp32", questions(40), threads=1, processes=2)
+
+
+def test_a_measuring_process_that_is_killed_is_a_backend_error(bundle: Bundle) -> None:
+    data = QualityData("deadly", Questions([partial(_kill_own_process, os.getpid())] * 3))
+    with pytest.raises(BackendError, match="one of 2 measuring processes ended early .*: use fewer"):
+        measure_quality(bundle, "fp16", "fp32", data, threads=1, processes=2)
+
+
+def _kill_own_process(parent: int) -> Question:
+    assert os.getpid() != parent
+    os.kill(os.getpid(), signal.SIGKILL)
+    raise AssertionError
 
 
 def _broken(index: int) -> Question:
