@@ -19,6 +19,7 @@ from neo_edge.manifest import MANIFEST_FILE, CacheDtype, Calibration, Manifest, 
 from neo_edge.manifest_fields import JsonValue
 from neo_edge.protocols import get_protocol
 from neo_edge.tokenizer import load_tokenizer
+from neo_edge_runtime.engine_inspection import EngineReport, inspect_engines
 from neo_edge_runtime.memory_forecast import MemoryForecast, forecast
 from neo_edge_runtime.ort_memory import (
     ort_traits,
@@ -54,6 +55,7 @@ class VariantReport:
     prepacked: Prepacked | None = None  # what this machine's cache has of it; its weights are mapped then
     layer_precision: Mapping[str, JsonValue] = field(default_factory=dict)  # where it differs
     quality: Mapping[str, JsonValue] = field(default_factory=dict)  # measured at export
+    reservation: str = ""  # what is known against using it
 
 
 @dataclass(frozen=True)
@@ -77,6 +79,7 @@ class ModelReport:
     picture_tokens: int  # visual tokens of the largest picture of the `edge` protocol
     variants: Mapping[str, VariantReport]  # of a checkpoint: what exports would be
     calibrations: Mapping[str, Calibration] = field(default_factory=dict)  # of a bundle, by name
+    engines: Mapping[str, EngineReport] = field(default_factory=dict)  # of a bundle, by their folder's name
 
     def to_dict(self) -> dict[str, object]:
         """Plain values, for JSON."""
@@ -118,6 +121,7 @@ def _inspect_bundle(path: Path, context_tokens: int) -> ModelReport:
             prepacked=_prepacked(config, entries.get(name)),
             layer_precision=dict(variant.layer_precision),
             quality=dict(variant.quality),
+            reservation=variant.reservation,
         )
         for name, variant in manifest.variants.items()
     }
@@ -141,6 +145,7 @@ def _inspect_bundle(path: Path, context_tokens: int) -> ModelReport:
         picture_tokens=picture_tokens,
         variants=variants,
         calibrations=manifest.calibrations,
+        engines={name: inspect_engines(bundle, engines) for name, engines in manifest.engines.items()},
     )
 
 

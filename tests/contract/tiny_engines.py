@@ -26,11 +26,11 @@ def engine_set(key: EngineKey) -> EngineSet:
     return EngineSet(key, f"{folder}/vision.plan", f"{folder}/decoder.plan", f"{folder}/layers.json")
 
 
-def add_engines(root: Path, key: EngineKey) -> Bundle:
-    """The bundle with such engines."""
+def add_engines(root: Path, key: EngineKey, layers: bytes = b"{}") -> Bundle:
+    """The bundle with such engines, and what `layers.json` says of them."""
     engines = engine_set(key)
     with BundleUpdate(open_bundle(root)) as update:
-        for relative, content in zip(engines.referenced_files, (*PLANS.values(), b"{}"), strict=True):
+        for relative, content in zip(engines.referenced_files, (*PLANS.values(), layers), strict=True):
             path = update.directory / relative
             path.parent.mkdir(parents=True, exist_ok=True)
             path.write_bytes(content)

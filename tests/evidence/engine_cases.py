@@ -144,7 +144,7 @@ def main() -> int:
     except MissingExtraError as error:
         print(f"not run: {error}")
         return 0
-    print(describe_device(usable_physical_cores()))
+    describe_device(usable_physical_cores())
     print(
         f"TensorRT-RTX {installed.version}; plan, seconds and peak memory of building; no GPU: none was run\n"
     )

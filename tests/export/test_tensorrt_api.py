@@ -30,7 +30,7 @@ from neo_edge_export.tensorrt.engine_builder import BuildRequest, BuildResult, b
 from neo_edge_export.tensorrt.installed import Installed, find_tensorrt
 from neo_edge_export.tensorrt.layer_listing import list_network
 from neo_edge_export.tensorrt.parsing import parse_graph
-from neo_edge_export.tensorrt.shape_ranges import vision_ranges
+from neo_edge_export.tensorrt.shape_ranges import decoder_ranges, vision_ranges
 from neo_edge_runtime.nvidia_devices import NvidiaDevice, NvidiaDriver
 
 NO_DRIVER = "no NVIDIA driver (libnvidia-ml.so.1 is not there)"
@@ -157,6 +157,17 @@ def test_both_profiles_are_set_for_every_input_and_only_named_dimensions_vary(ro
     assert fake.limits == {}
     build(root, installed, overwrite=True, workspace_bytes=1 << 30)
     assert fake.limits == {"workspace": 1 << 30}
+
+
+def test_decode_is_chosen_for_one_token_and_takes_two_so_that_weights_are_laid_out_once() -> None:
+    prefill, decode = decoder_ranges(LIMITS)
+    assert decode.least == prefill.least == {"batch": 1, "sequence": 1, "capacity": 1, "logits_rows": 1}
+    assert decode.usual == {"batch": 2, "sequence": 1, "capacity": 32, "logits_rows": 1}
+    assert decode.most == {"batch": 2, "sequence": 2, "capacity": 64, "logits_rows": 2}
+    assert prefill.usual == {"batch": 2, "sequence": 32, "capacity": 32, "logits_rows": 1}
+    assert prefill.most == {"batch": 2, "sequence": 32, "capacity": 64, "logits_rows": 16}
+    _, least = decoder_ranges(EngineLimits(1, 1, 1, 1, 4))
+    assert set(least.most.values()) == {1}
 
 
 def test_a_vision_profile_never_starts_below_one_visual_token() -> None:

@@ -8,9 +8,9 @@ from dataclasses import dataclass
 from neo_edge.engines import EngineLimits
 from neo_edge_export.dimensions import BATCH, CAPACITY, LOGITS_ROWS, PATCHES, SEQUENCE
 
-# With S fixed at 1 and one sequence, TensorRT-RTX 1.7.1 lays the weights out a second time for the decode profile: the
-# plan of two 2b layers has 2.04 times their bytes, and 1.11 times with S from 1 to 2.
-_DECODE_TOKENS = 2
+# With S and N fixed at 1 and one sequence, TensorRT-RTX 1.7.1 lays all weights out a second time for the decode profile:
+# the plan of two 2b layers has 2.04 times their bytes, and 1.11 times with S from 1 to 2. N does the same to the head.
+_DECODE_ROWS = 2
 _MERGED_PATCHES = 4  # of one visual token: the least that a picture has
 
 
@@ -32,7 +32,7 @@ def vision_ranges(limits: EngineLimits) -> list[ShapeRange]:
 
 
 def decoder_ranges(limits: EngineLimits) -> list[ShapeRange]:
-    """Prefill, then decode: one row of logits, S = 1 or 2; in both the cache may have any capacity."""
+    """Prefill, then decode: S and N of 1, or 2; in both the cache may have any capacity."""
     most = {
         BATCH: limits.max_batch,
         SEQUENCE: limits.max_chunk,
@@ -42,7 +42,7 @@ def decoder_ranges(limits: EngineLimits) -> list[ShapeRange]:
     least = dict.fromkeys(most, 1)
     halved = {SEQUENCE: limits.max_chunk, CAPACITY: max(1, limits.max_context // 2), LOGITS_ROWS: 1}
     one = {SEQUENCE: 1, LOGITS_ROWS: 1}
-    few = {SEQUENCE: min(_DECODE_TOKENS, limits.max_chunk), LOGITS_ROWS: 1}
+    few = {name: min(_DECODE_ROWS, most[name]) for name in one}
     return [
         ShapeRange(least, {**most, **halved}, most),
         ShapeRange(least, {**most, **halved, **one}, {**most, **few}),

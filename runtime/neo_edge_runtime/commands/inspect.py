@@ -6,6 +6,7 @@ import argparse
 import json
 import textwrap
 from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -13,6 +14,7 @@ from neo_edge.byte_size import show_bytes
 from neo_edge.errors import NeoEdgeError
 
 if TYPE_CHECKING:
+    from neo_edge_runtime.engine_inspection import EngineReport, PlanReport
     from neo_edge_runtime.inspection import ModelReport, VariantReport
 
 _COLUMNS = 78
@@ -20,6 +22,7 @@ _EXAMPLES = """\
 examples:
   neo-edge inspect my.bundle --context 16384
   neo-edge inspect neo-ov-nano --json
+  neo-edge inspect my.bundle/engines/tensorrt-rtx-1.7.1.116-sm86-0123456789ab
 
 Memory is what sessions check their requests against before anything runs: the
 weights, and the worst moment of one session whose context is full.
@@ -34,7 +37,10 @@ class InspectCommand:
     def add_arguments(self, parser: argparse.ArgumentParser) -> None:
         """Declares what to look at."""
         parser.add_argument(
-            "path", metavar="BUNDLE|CHECKPOINT", type=Path, help="its directory, or whatever export takes"
+            "path",
+            metavar="BUNDLE|CHECKPOINT",
+            type=Path,
+            help="its directory, or whatever export takes, or a folder in a bundle's engines/",
         )
         parser.add_argument(
             "--context",
@@ -48,8 +54,16 @@ class InspectCommand:
 
     def run(self, args: argparse.Namespace) -> int:
         """Prints it."""
+        from neo_edge_runtime.engine_inspection import inspect_engine_folder, is_engine_folder
         from neo_edge_runtime.inspection import inspect
 
+        if is_engine_folder(args.path):
+            engines = inspect_engine_folder(args.path)
+            if args.json:
+                print(json.dumps({name: asdict(each) for name, each in engines.items()}, indent=2))
+            else:
+                print(*engine_lines(engines), sep="\n")
+            return 0
         report = inspect(_directory(args.path), args.context)
         if args.json:
             print(json.dumps(report.to_dict(), indent=2))
@@ -106,12 +120,17 @@ def _lines(report: ModelReport) -> Iterator[str]:
                 for name, found in report.calibrations.items()
             ],
         )
+    for name, variant in report.variants.items():
+        if variant.reservation:
+            yield ""
+            yield f"warning: the variant {name}: {variant.reservation}"
     checked = {name: _worst(variant.quality) for name, variant in report.variants.items()}
     if any(checked.values()):
         yield ""
         yield "worst difference from the reference (allowed), measured at export"
         yield from _table(["", "", ""], [[name, *worst] for name, worst in checked.items() if worst])
     yield from _precision(report)
+    yield from engine_lines(report.engines)
 
 
 def _model(report: ModelReport) -> Iterator[str]:
@@ -158,6 +177,52 @@ def _worst(quality: Mapping[str, object]) -> list[str]:
         return []
     _, name, check = max(found, key=lambda row: row[0])
     return [str(name), f"{float(check['largest']):.2e} ({float(check['allowed']):.2e})"]
+
+
+def engine_lines(engines: Mapping[str, EngineReport]) -> Iterator[str]:
+    """TensorRT engines, one block each."""
+    for name, engine in engines.items():
+        key, limits = engine.key, engine.key.limits
+        yield ""
+        yield f"engines/{name}" + (
+            ": stale, since its variant has changed; not loaded" if engine.stale else ""
+        )
+        yield from _wrapped(
+            "of",
+            f"{key.variant}, for {key.backend} {key.version} and compute capability "
+            f"{key.compute_capability}" + (f", timed under driver {key.driver}" if key.driver else ""),
+        )
+        yield from _wrapped(
+            "up to",
+            f"{limits.max_context} tokens of context, {limits.max_chunk} of a prefill or a "
+            f"picture, {limits.max_batch} sequences",
+        )
+        yield from _wrapped(
+            "memory",
+            f"plans {show_bytes(engine.plan_bytes)}, caches {show_bytes(engine.cache_bytes)} "
+            "when full; scratch is known only to the GPU",
+        )
+        for part, plan in engine.plans.items():
+            yield from _wrapped(part, _plan_text(plan))
+
+
+def _plan_text(plan: PlanReport) -> str:
+    products = ", ".join(f"{count} {kind}" for kind, count in plan.matrix_products.items())
+    types = ", ".join(f"{count} {kind}" for kind, count in plan.output_types.items())
+    attention = {
+        "one operator": "attention as one operator; ",
+        "plain operators": "attention in plain operators, which TensorRT may fuse; ",
+        "none": "",
+    }[plan.attention]
+    fused = (
+        "the network's layers, not the engine's: no GPU was there to ask"
+        if plan.engine_layers is None
+        else f"{plan.engine_layers} layers in the engine"
+    )
+    return (
+        f"{show_bytes(plan.plan_bytes)}; {plan.layers} layers ({types}); matrix products {products}, "
+        f"{plan.int8_products} of them in INT8; {attention}{fused}"
+    )
 
 
 def _precision(report: ModelReport) -> Iterator[str]:
