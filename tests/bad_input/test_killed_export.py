@@ -1,4 +1,8 @@
-"""A process that is killed at 30 random moments of an export."""
+"""A process that is killed at random moments of an export.
+
+30 moments of a fork that has torch and the traced graph, so from the first write to the rename; and 6 of the program
+itself, from its start to its end. `tests/evidence/killed_exports.py` has 60 of those.
+"""
 
 from __future__ import annotations
 
@@ -8,13 +12,23 @@ import sys
 from pathlib import Path
 
 import pytest
+from killed_exports import kill_exports
 from tiny_bundle import write_bundle, write_files
 
 from neo_edge.bundle import BundleWriter, open_bundle, verify_bundle
 from neo_edge.config import load_config
 from neo_edge.errors import BundleError
 
-KILLS, SEED = 30, 20261122
+KILLS, KILLED_PROGRAMS, SEED = 30, 6, 20261122
+
+
+def test_the_program_killed_at_any_moment_leaves_nothing_half_written_and_the_next_export_works(
+    checkpoint: Path, tmp_path: Path
+) -> None:
+    found = kill_exports(checkpoint, tmp_path, KILLED_PROGRAMS, SEED)
+    assert found.half_written == []
+    assert sum(found.phases.values()) == len(found.moments_s) == KILLED_PROGRAMS
+    assert found.finished < KILLED_PROGRAMS
 
 
 def test_an_export_killed_at_30_random_moments_leaves_nothing_that_loads_and_the_next_one_works(
