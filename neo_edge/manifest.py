@@ -89,6 +89,13 @@ class Variant:
         return self.vision, self.decoder, *self.token_embedding.files
 
     @property
+    def reservation(self) -> str:
+        """What is known against using the variant; empty when nothing is."""
+        if self.quality.get("below_target"):
+            return "it loses more accuracy than its target allows, and was written by force"
+        return "its quality was never measured" if self.quality.get("unmeasured") else ""
+
+    @property
     def embedding_dtype(self) -> CacheDtype:
         """Type of `inputs_embeds` and visual tokens."""
         dtype = self.token_embedding.dtype

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import time
 from dataclasses import replace
 from typing import TYPE_CHECKING, Literal, get_args
@@ -45,6 +46,8 @@ if TYPE_CHECKING:
     from neo_edge_runtime.prepacked_build import PrepackedMode
     from neo_edge_runtime.request import PreparedRequest
     from neo_edge_runtime.video import Frame, VideoSource
+
+_log = logging.getLogger(__name__)
 
 
 class Model:
@@ -408,9 +411,12 @@ def load(
     preset = get_protocol(protocol) if isinstance(protocol, str) else protocol
     bundle = open_bundle(str(path), verify=verify)
     tokenizer = load_tokenizer(bundle.root) if bundle.manifest.tokenizer else None
+    chosen = variant or runnable_variants(bundle)[0]
+    if reservation := bundle.variant(chosen).reservation:
+        _log.warning("the variant %s of %s: %s", chosen, bundle.root, reservation)
     backend = OrtBackend(
         bundle,
-        variant or runnable_variants(bundle)[0],
+        chosen,
         threads=threads,
         keep_scratch=memory_limit_bytes is None,
         prepacked=prepacked,
