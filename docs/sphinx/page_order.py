@@ -10,6 +10,7 @@ if TYPE_CHECKING:
 PAGES = (
     "getting-started",
     "embedding",
+    "video",
     "bundle",
     "graph-contract",
     "backends",
