@@ -7,7 +7,7 @@ import os
 import re
 import shutil
 import tempfile
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -31,10 +31,10 @@ from neo_edge.manifest import Calibration, Manifest
 from neo_edge.progress import progress
 from neo_edge.shown import shown
 from neo_edge_calibration.clipping import METHODS, Method
-from neo_edge_calibration.observation.encoding import Encoder
+from neo_edge_calibration.observation.encoding import EncodedSample, Encoder
 from neo_edge_calibration.observation.gathering import Gathering
 from neo_edge_calibration.observation.spool import SpoolWriter
-from neo_edge_calibration.sources.conversation import Prompt, PromptSource, source_of
+from neo_edge_calibration.sources.conversation import Conversation, Prompt, PromptSource, source_of
 from neo_edge_calibration.statistics import (
     CalibrationStatistics,
     GroupStatistics,
@@ -275,14 +275,10 @@ def _spool(
             if len(writer) == samples or len(skipped) >= _HOPELESS + samples:
                 break
             try:
-                conversation = make()
-                sample = encoder.encode(conversation)
-                encoder.layout(sample)
+                sample = _encoded(make, encoder)
             except (ImageError, VideoError) as error:
                 skipped.append(str(error))
                 continue
-            except PromptError as error:
-                raise CalibrationDataError(f"{conversation.name}: {error}") from error
             if len(sample.input_ids) > max_tokens:
                 skipped.append(
                     f"{sample.name} has {len(sample.input_ids)} tokens; at most {max_tokens} are used"
@@ -294,6 +290,16 @@ def _spool(
         _require_enough(source, len(writer), pictures, skipped, encoder)
         digest = _Digest(writer.close(), len(writer))
     return digest, tuple(skipped)
+
+
+def _encoded(make: Callable[[], Conversation], encoder: Encoder) -> EncodedSample:
+    conversation = make()
+    try:
+        sample = encoder.encode(conversation)
+        encoder.layout(sample)
+    except PromptError as error:
+        raise CalibrationDataError(f"{conversation.name}: {error}") from error
+    return sample
 
 
 def _require_enough(

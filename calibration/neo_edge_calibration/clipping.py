@@ -16,7 +16,9 @@ METHODS: tuple[Method, ...] = get_args(Method)
 BINS = 2048  # of a histogram
 PERCENTILE = 99.99  # of all magnitudes; TensorRT's own calibration took it
 _LEVELS = 127  # of a symmetric int8, on each side of zero
-_NARROWER = 0.985 ** np.arange(400)  # candidates for the mse range, relative to the maximum: down to 1/420
+_NARROWER: npt.NDArray[np.float64] = 0.985 ** np.arange(
+    400, dtype=np.float64
+)  # candidates for the mse range, relative to the maximum: down to 1/420
 
 
 def clipping_range(
@@ -72,8 +74,8 @@ def _percentile(counts: npt.NDArray[np.int64], top: float) -> float:
 
 
 def _least_squares(counts: npt.NDArray[np.int64], top: float, maximum: float, levels: int) -> float:
-    candidates = maximum * _NARROWER
-    errors = [mean_square_error(counts, top, part, levels) for part in np.array_split(candidates, 16)]
+    candidates: npt.NDArray[np.float64] = np.float64(maximum) * _NARROWER
+    errors = [mean_square_error(counts, top, part, levels) for part in np.split(candidates, 16)]
     return float(candidates[np.argmin(np.concatenate(errors))])
 
 

@@ -128,8 +128,8 @@ class Encoder:
         return layout(sample.input_ids, [image.grid for image in sample.images], self.tokens)
 
 
-def _turns(conversation: Conversation) -> tuple[Turn, ...]:
-    turns = tuple(conversation.turns)
+def _turns(conversation: Conversation) -> list[Turn]:
+    turns = list(conversation.turns)
     if not turns:
         raise CalibrationDataError(f"{conversation.name} has no turns: give at least one question")
     by_ids = [not isinstance(turn.question, str) for turn in turns]

@@ -14,6 +14,9 @@ from neo_edge_calibration.sources.conversation import Conversation, PromptSource
 PICTURES = frozenset({".bmp", ".gif", ".jpeg", ".jpg", ".png", ".ppm", ".tif", ".tiff", ".webp"})
 VIDEOS = frozenset({".avi", ".m4v", ".mkv", ".mov", ".mp4", ".mpeg", ".mpg", ".ts", ".webm"})
 
+_Kind = Literal["pictures", "videos"]
+_KINDS: tuple[tuple[_Kind, frozenset[str]], ...] = (("pictures", PICTURES), ("videos", VIDEOS))
+
 # Describing and locating: what most questions about pictures come down to, in the forms that NEO-ov was trained on.
 PROMPTS = (
     "Describe this picture.",
@@ -43,8 +46,7 @@ def folder_source(folder: Path, seed: int) -> PromptSource:
         files = sorted(path for path in folder.rglob("*") if path.is_file() and not _hidden(path, folder))
     except OSError as error:
         raise CalibrationDataError(f"{folder} cannot be read ({error}): give another folder") from error
-    kind: Literal["pictures", "videos"]
-    for kind, suffixes in (("pictures", PICTURES), ("videos", VIDEOS)):
+    for kind, suffixes in _KINDS:
         found = [path for path in files if path.suffix.lower() in suffixes]
         if found:
             Random(f"{seed}/{kind}").shuffle(found)
@@ -56,7 +58,7 @@ def folder_source(folder: Path, seed: int) -> PromptSource:
     )
 
 
-def _source(folder: Path, files: Sequence[Path], kind: Literal["pictures", "videos"]) -> PromptSource:
+def _source(folder: Path, files: Sequence[Path], kind: _Kind) -> PromptSource:
     make = _picture if kind == "pictures" else _video
     makers = [
         partial(make, path, path.relative_to(folder).as_posix(), number) for number, path in enumerate(files)
