@@ -21,6 +21,12 @@ _SMOOTHED = (
     "head_input",
 )
 
+# The MLP's products are the noisier ones. With groups of 64 everywhere a 2B model would miss 1.9 GB by a hair.
+_FOUR_BITS = (
+    LayerRule("decoder.*.self_attn.*", "w4", "compensated", group_size=128),
+    LayerRule("decoder.*", "w4", "compensated", group_size=64),
+)
+
 RECIPES: Mapping[str, Recipe] = {
     recipe.name: recipe
     for recipe in (
@@ -51,7 +57,7 @@ RECIPES: Mapping[str, Recipe] = {
             profile="modern",
             layers=(
                 LayerRule("decoder.lm_head", "w8a8-token", "clipped"),
-                LayerRule("decoder.*", "w4", "compensated", group_size=64),
+                *_FOUR_BITS,
                 LayerRule("vision.*", "w8a8-token", "clipped"),
             ),
             target_drop=3.0,
@@ -62,7 +68,7 @@ RECIPES: Mapping[str, Recipe] = {
             profile="portable",
             layers=(
                 LayerRule("decoder.lm_head", "w8", "clipped"),
-                LayerRule("decoder.*", "w4", "compensated", group_size=64),
+                *_FOUR_BITS,
                 LayerRule("vision.*", "w8", "clipped"),
             ),
             target_drop=3.0,

@@ -13,10 +13,11 @@ import numpy as np
 from neo_edge.bundle import Bundle
 from neo_edge.manifest import TokenEmbedding, Variant
 from neo_edge.manifest_fields import JsonValue
-from neo_edge_export.quantization.float_graph import FloatGraph, Part
+from neo_edge_export.quantization.float_graph import FloatGraph, Part, Product
 from neo_edge_export.quantization.graph_writer import write_graph
 from neo_edge_export.quantization.group_inputs import GroupInputs
 from neo_edge_export.quantization.recipe import LayerRule, Recipe
+from neo_edge_export.quantization.stored_weight import fitting_group
 from neo_edge_export.quantization.token_table import write_int8_table
 
 PARTS: tuple[Part, ...] = ("vision", "decoder")
@@ -67,7 +68,9 @@ def write_variant(
     before, name = bundle.variant(source), folder.name
     snr_db: dict[str, float] = {}
     opset = before.opset
+    words: dict[str, str] = {}
     for part, graph in open_graphs(bundle, source).items():
+        words.update({product.name: _words(rules[product.name], product) for product in graph.products})
         written = write_graph(graph, folder / f"{part}.onnx", recipe, rules, inputs, on_product)
         snr_db.update(written.snr_db)
         opset = max(opset, written.opset)
@@ -79,25 +82,25 @@ def write_variant(
         decoder=f"{name}/decoder.onnx",
         token_embedding=_write_table(bundle, source, recipe, folder),
         cache_dtype=before.cache_dtype,
-        layer_precision=layer_precision(rules) | {"token_embedding": _table_type(recipe, before)},
+        layer_precision=layer_precision(words) | {"token_embedding": _table_type(recipe, before)},
     )
     return WrittenVariant(variant, snr_db)
 
 
-def layer_precision(rules: Mapping[str, LayerRule]) -> dict[str, JsonValue]:
+def layer_precision(words: Mapping[str, str]) -> dict[str, JsonValue]:
     """What each product became, `*` standing for every layer where they are all alike."""
     alike: dict[str, dict[str, str]] = {}
-    for product, rule in rules.items():
-        alike.setdefault(_LAYER.sub(".*.", product), {})[product] = _words(rule)
+    for product, word in words.items():
+        alike.setdefault(_LAYER.sub(".*.", product), {})[product] = word
     found: dict[str, JsonValue] = {}
     for pattern, members in alike.items():
-        words = set(members.values())
-        found.update({pattern: words.pop()} if len(words) == 1 else members)
+        different = set(members.values())
+        found.update({pattern: different.pop()} if len(different) == 1 else members)
     return found
 
 
-def _words(rule: LayerRule) -> str:
-    return f"{rule.scheme} group {rule.group_size}" if rule.group_size else rule.scheme
+def _words(rule: LayerRule, product: Product) -> str:
+    return f"{rule.scheme} group {fitting_group(rule, product)}" if rule.scheme == "w4" else rule.scheme
 
 
 def _table_type(recipe: Recipe, source: Variant) -> str:
