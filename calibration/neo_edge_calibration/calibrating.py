@@ -6,8 +6,7 @@ import hashlib
 import os
 import re
 import shutil
-import tempfile
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -16,25 +15,20 @@ from neo_edge.bundle_update import BundleUpdate
 from neo_edge.bundle_writer import cure_of
 from neo_edge.errors import (
     BundleError,
-    CalibrationDataError,
     CalibrationError,
-    ImageError,
     InputError,
-    NeoEdgeError,
-    PromptError,
     StaleCalibrationError,
     StatisticsError,
-    VideoError,
 )
-from neo_edge.folder_lock import FolderLock
 from neo_edge.manifest import Calibration, Manifest
 from neo_edge.progress import progress
 from neo_edge.shown import shown
 from neo_edge_calibration.clipping import METHODS, Method
-from neo_edge_calibration.observation.encoding import EncodedSample, Encoder
+from neo_edge_calibration.observation.collecting import MIN_SAMPLES, collect, token_limit
+from neo_edge_calibration.observation.encoding import Encoder
 from neo_edge_calibration.observation.gathering import Gathering
-from neo_edge_calibration.observation.spool import SpoolWriter
-from neo_edge_calibration.sources.conversation import Conversation, Prompt, PromptSource, source_of
+from neo_edge_calibration.observation.run_state import RunState
+from neo_edge_calibration.sources.conversation import Prompt, PromptSource, source_of
 from neo_edge_calibration.statistics import (
     CalibrationStatistics,
     GroupStatistics,
@@ -44,19 +38,13 @@ from neo_edge_calibration.statistics import (
     save_statistics,
 )
 from neo_edge_runtime.ort_backend import runnable_variants
-from neo_edge_runtime.ort_memory import ort_traits
 from neo_edge_runtime.processors import usable_physical_cores
 
 DEFAULT_SAMPLES = 128
-MIN_SAMPLES = 8  # below, one odd picture decides the ranges
 FEW_SAMPLES = 32  # below, a warning
-STATE = ".partial-calibrate-"  # of directories in the bundle that hold what is done so far
 _FLOAT_PRECISIONS = ("fp32", "fp16")
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}")
 _MAX_THREADS = 64
-_MAX_TOKENS = 4096  # of a sample
-_MAX_SCORE_BYTES = 5 << 28  # 1.25 GiB: a conversation is one prefill, whose attention scores must fit
-_HOPELESS = 1000  # samples in a row that cannot be used
 
 
 @dataclass(frozen=True)
@@ -115,95 +103,37 @@ def calibrate(
     source = prompts if isinstance(prompts, PromptSource) else source_of(prompts)
     encoder = Encoder(opened, protocol)
     try:
-        with _State(opened) as state:
-            digest, skipped = _spool(source, encoder, state.directory, samples, _token_limit(opened, chosen))
-            warnings = _warnings(digest.samples, samples)
+        with RunState(opened) as state:
+            found = collect(source, encoder, state.directory, samples, token_limit(opened, chosen))
+            warnings = _warnings(found.count, samples)
             wanted = CalibrationStatistics(
                 groups={},
                 method=method,
-                samples=digest.samples,
+                samples=found.count,
                 variant=chosen,
                 source=source.description,
-                data_digest=hashlib.sha256(f"{digest.sha256} {seed}".encode()).hexdigest(),
+                data_digest=hashlib.sha256(f"{found.digest} {seed}".encode()).hexdigest(),
                 checkpoint_digest=checkpoint_digest(opened),
                 graph_digest=graph_digest(opened, chosen),
             )
             there = _existing(opened, name, wanted, overwrite=overwrite)
             if there is not None:
                 state.finished = True
-                return CalibrationResult(opened, name, there, True, skipped, warnings)
+                state.clear_others()
+                return CalibrationResult(opened, name, there, True, found.skipped, warnings)
             count = threads or usable_physical_cores()
             state.settle(wanted, count)
             groups = _gather(opened, encoder, state.directory, wanted, count, seed)
             statistics = replace(wanted, groups=groups)
+            state.gathered = True
             updated = _write(opened, name, statistics)
             state.finished = True
-            return CalibrationResult(updated, name, statistics, False, skipped, warnings)
+            return CalibrationResult(updated, name, statistics, False, found.skipped, warnings)
     except OSError as error:
         raise BundleError(
             f"the bundle {opened.root} cannot be calibrated: {error}; it is as it was: "
             f"{cure_of(error) or 'look at what the system says'}"
         ) from error
-
-
-@dataclass(frozen=True)
-class _Digest:
-    sha256: str  # of all that the model is fed
-    samples: int
-
-
-class _State:
-    """The directory in the bundle where a run keeps what it has done; left there when the process is killed."""
-
-    def __init__(self, bundle: Bundle) -> None:
-        self._root = Path(os.path.abspath(bundle.root))
-        self.finished = False
-        self._lock: FolderLock | None = None
-
-    def __enter__(self) -> _State:
-        while True:
-            self.directory = Path(tempfile.mkdtemp(prefix=f"{STATE}new-", dir=self._root))
-            self._lock = FolderLock.take(self.directory)
-            # Before it was locked, another run may have taken it for a dead one's.
-            if self.directory.is_dir():
-                return self
-
-    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, _: object) -> None:
-        # An interrupted run can be taken up; one that failed would fail again, and fills the disk.
-        if self.finished or isinstance(error, (NeoEdgeError, OSError)) or "-new-" in self.directory.name:
-            shutil.rmtree(self.directory, ignore_errors=True)
-        if self._lock is not None:
-            self._lock.release()
-
-    def settle(self, wanted: CalibrationStatistics, threads: int) -> None:
-        """Gives the directory the name of what is done in it, or goes on in the one that has it."""
-        facts = (wanted.data_digest, wanted.checkpoint_digest, wanted.graph_digest, wanted.variant, threads)
-        key = hashlib.sha256(repr(facts).encode()).hexdigest()[:20]
-        target = self._root / f"{STATE}{key}"
-        self._clear_others(target)
-        if not target.exists():
-            self.directory.rename(target)
-        else:
-            lock = FolderLock.take(target)
-            if lock is None and self._lock is not None:
-                raise CalibrationError(
-                    f"{self._root} is being calibrated with the same data by another process: wait until it has ended"
-                )
-            shutil.rmtree(self.directory, ignore_errors=True)
-            if self._lock is not None:
-                self._lock.release()
-            self._lock = lock
-        self.directory = target
-
-    def _clear_others(self, mine: Path) -> None:
-        """What runs of other data or options left that nobody works in."""
-        for path in self._root.glob(f"{STATE}*"):
-            if path in (mine, self.directory):
-                continue
-            lock = FolderLock.take(path)
-            if lock is not None:
-                shutil.rmtree(path, ignore_errors=True)
-                lock.release()
 
 
 def _check(name: str, samples: int, method: str, threads: int | None, seed: int) -> None:
@@ -251,71 +181,6 @@ def _floats(bundle: Bundle) -> list[str]:
 
 def _or(names: Sequence[str]) -> str:
     return " or ".join(names)
-
-
-def _token_limit(bundle: Bundle, name: str) -> int:
-    """Tokens of the longest sample whose attention scores, [heads, S, S] float32 some times over, fit."""
-    variant, model = bundle.variant(name), bundle.manifest.model
-    traits = ort_traits(
-        model, variant.ops, cache_dtype=variant.cache_dtype, embedding_dtype=variant.embedding_dtype
-    )
-    scores = _MAX_SCORE_BYTES / (4 * traits.score_buffers * model.decoder.num_heads)
-    return min(_MAX_TOKENS, model.decoder.max_positions, int(scores**0.5))
-
-
-def _spool(
-    source: PromptSource, encoder: Encoder, directory: Path, samples: int, max_tokens: int
-) -> tuple[_Digest, tuple[str, ...]]:
-    """Encodes samples until there are enough, and says which could not be used."""
-    skipped: list[str] = []
-    pictures = 0
-    wanted = samples if source.size is None else min(samples, source.size)
-    with SpoolWriter(directory) as writer, progress(wanted, "reading", "samples") as bar:
-        for make in source:
-            if len(writer) == samples or len(skipped) >= _HOPELESS + samples:
-                break
-            try:
-                sample = _encoded(make, encoder)
-            except (ImageError, VideoError) as error:
-                skipped.append(str(error))
-                continue
-            if len(sample.input_ids) > max_tokens:
-                skipped.append(
-                    f"{sample.name} has {len(sample.input_ids)} tokens; at most {max_tokens} are used"
-                )
-                continue
-            writer.add(sample)
-            pictures += len(sample.images)
-            bar.update()
-        _require_enough(source, len(writer), pictures, skipped, encoder)
-        digest = _Digest(writer.close(), len(writer))
-    return digest, tuple(skipped)
-
-
-def _encoded(make: Callable[[], Conversation], encoder: Encoder) -> EncodedSample:
-    conversation = make()
-    try:
-        sample = encoder.encode(conversation)
-        encoder.layout(sample)
-    except PromptError as error:
-        raise CalibrationDataError(f"{conversation.name}: {error}") from error
-    return sample
-
-
-def _require_enough(
-    source: PromptSource, count: int, pictures: int, skipped: Sequence[str], encoder: Encoder
-) -> None:
-    if count < MIN_SAMPLES:
-        why = f", and {len(skipped)} could not be used (the first: {skipped[0]})" if skipped else ""
-        raise CalibrationDataError(
-            f"{source.description}: {count} samples can be used{why}; at least {MIN_SAMPLES} are needed, and 128 are "
-            "usual: give more"
-        )
-    if encoder.sees and not pictures:
-        raise CalibrationDataError(
-            f"{source.description}: not one of {count} samples has a picture, and this model sees: statistics of text "
-            "alone would clip what pictures bring; give pictures among the prompts"
-        )
 
 
 def _warnings(count: int, asked: int) -> tuple[str, ...]:

@@ -16,6 +16,7 @@ from calibration_bundle import folder_of_pictures, linked_copy, one_by_one, ques
 from PIL import Image
 
 from neo_edge.bundle import open_bundle, verify_bundle
+from neo_edge.bundle_update import BundleUpdate
 from neo_edge.cli import main
 from neo_edge.errors import (
     BundleError,
@@ -27,8 +28,9 @@ from neo_edge.errors import (
     StatisticsError,
     TokenizerError,
 )
+from neo_edge.folder_lock import FolderLock
 from neo_edge_calibration import CalibrationResult, Conversation, Turn, calibrate, load_statistics
-from neo_edge_calibration.calibrating import STATE
+from neo_edge_calibration.observation.run_state import STATE
 from neo_edge_calibration.question import Question
 from neo_edge_runtime.batch_request import Request
 
@@ -77,6 +79,7 @@ def test_equal_data_and_options_give_equal_bytes(exported_nano: Path, tmp_path: 
 def test_nothing_runs_when_the_statistics_are_there(nano: Path) -> None:
     _calibrate(nano)
     before = (nano / "bundle.json").read_bytes()
+    (nano / f"{STATE}0123").mkdir()  # of a run that was killed when all was written
     result = _calibrate(nano)
     assert result.reused
     assert (nano / "bundle.json").read_bytes() == before
@@ -377,3 +380,30 @@ def test_a_picture_without_its_place_is_an_error_with_the_samples_name(nano: Pat
     _failing(nano, "the third: ", CalibrationDataError, prompts=prompts)
     beyond = [Request([10**6], name="ids")]
     _failing(nano, "ids: token id 1000000 is outside the vocabulary", CalibrationDataError, prompts=beyond)
+
+
+def test_what_was_gathered_stays_when_it_cannot_be_written_yet(nano: Path) -> None:
+    with (
+        BundleUpdate(open_bundle(nano)),
+        pytest.raises(BundleError, match="is being updated by another process"),
+    ):
+        _calibrate(nano)
+    (left,) = _leftovers(nano)
+    assert len(list((nano / left).glob("*.safetensors"))) == 8
+    assert not _calibrate(nano).reused
+    assert _leftovers(nano) == []
+
+
+def test_a_second_run_with_the_same_data_is_refused_while_the_first_one_works(nano: Path) -> None:
+    with BundleUpdate(open_bundle(nano)), pytest.raises(BundleError):
+        _calibrate(nano)
+    (left,) = _leftovers(nano)
+    lock = FolderLock.take(nano / left)
+    assert lock is not None
+    with pytest.raises(
+        CalibrationError, match="is being calibrated with the same data by another process: wait"
+    ):
+        _calibrate(nano)
+    assert _leftovers(nano) == [left]
+    lock.release()
+    assert not _calibrate(nano).reused
