@@ -62,7 +62,7 @@ class InspectCommand:
             if args.json:
                 print(json.dumps({name: asdict(each) for name, each in engines.items()}, indent=2))
             else:
-                print(*engine_lines(engines), sep="\n")
+                print("\n".join(engine_lines(engines)).lstrip())
             return 0
         report = inspect(_directory(args.path), args.context)
         if args.json:
