@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import signal
 import subprocess
 import sys
 import textwrap
@@ -124,9 +125,23 @@ def _export(target: Path) -> None:
     arguments = ["export", CHECKPOINT, "-o", str(target), "--precision", "fp32", "--overwrite"]
     print(f"$ neo-edge {' '.join(arguments)}", flush=True)
     # A process of its own: what answers below has never imported torch.
-    done = subprocess.run([sys.executable, "-m", "neo_edge.cli", *arguments], check=False)
-    if done.returncode:
-        raise ExportError(f"the export ended with status {done.returncode}; its own message above says why")
+    status = _run([sys.executable, "-m", "neo_edge.cli", *arguments])
+    if status:
+        raise ExportError(f"the export ended with status {status}; its own message above says why")
+
+
+def _run(line: Sequence[str]) -> int:
+    """The program's exit status; Ctrl-C is handed on to it once, and it may clean up.
+
+    `subprocess.run` would kill it a quarter of a second later, with half a bundle on the disk.
+    """
+    with subprocess.Popen(line, start_new_session=True) as child:
+        try:
+            return child.wait()
+        except KeyboardInterrupt:
+            child.send_signal(signal.SIGINT)
+            child.wait()
+            raise
 
 
 def _is_current(target: Path) -> bool:

@@ -1,8 +1,11 @@
-"""The demonstration where it cannot export."""
+"""The demonstration where it cannot export, or is not let to."""
 
 from __future__ import annotations
 
+import signal
+import subprocess
 import sys
+import time
 from pathlib import Path
 
 import pytest
@@ -17,3 +20,17 @@ def test_without_torch_there_is_the_pip_line_and_status_2(
     assert main(["demo", "--out", str(tmp_path / "out")]) == 2
     assert 'pip install "neo-edge[export]"' in capsys.readouterr().err
     assert list(tmp_path.iterdir()) == []
+
+
+def test_ctrl_c_during_its_export_leaves_nothing_behind(tmp_path: Path) -> None:
+    out = tmp_path / "out"
+    line = [sys.executable, "-m", "neo_edge.cli", "demo", "--out", str(out)]
+    with subprocess.Popen(line, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True) as child:
+        # Not before the export has a folder to clear up.
+        while child.poll() is None and not (out.is_dir() and list(out.iterdir())):
+            time.sleep(0.005)
+        child.send_signal(signal.SIGINT)  # to the demo alone, as a supervisor does it
+        _, said = child.communicate(timeout=60)
+    assert child.returncode == 130, said
+    assert "Traceback" not in said
+    assert list(out.iterdir()) == []
