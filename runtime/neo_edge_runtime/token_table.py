@@ -43,13 +43,13 @@ class Int8TokenTable:
     """Rows of int8 that become float when they are looked up: a quarter of the bytes of float32."""
 
     def __init__(
-        self, values: npt.NDArray[np.generic], scale: npt.NDArray[np.generic], dtype: np.dtype[np.generic]
+        self, values: npt.NDArray[np.int8], scale: npt.NDArray[np.float32], dtype: np.dtype[np.generic]
     ) -> None:
         """Takes what lies in the files.
 
         Args:
-            values: [V, hidden] int8.
-            scale: [V] float32; a row is its values times its scale.
+            values: [V, hidden].
+            scale: [V]; a row is its values times its scale.
             dtype: of the rows that come out.
         """
         self._values, self._scale, self.dtype = values, scale, dtype
@@ -77,7 +77,7 @@ def map_token_table(bundle: Bundle, variant: Variant) -> TokenTable:
     if stored.scale_file is None:
         return rows
     scale = _mapped(bundle.path(stored.scale_file), np.dtype(np.float32), stored.shape[:1])
-    return Int8TokenTable(rows, scale, np.dtype(variant.embedding_dtype))
+    return Int8TokenTable(rows.view(np.int8), scale.view(np.float32), np.dtype(variant.embedding_dtype))
 
 
 def _mapped(path: Path, dtype: np.dtype[np.generic], shape: tuple[int, ...]) -> npt.NDArray[np.generic]:

@@ -174,7 +174,7 @@ def test_the_noisiest_are_taken_first_and_those_in_float_not_again() -> None:
     rules = {name: LayerRule("*", "w4", group_size=32) for name in "abcdefgh"} | {
         "i": LayerRule("*", "float")
     }
-    snr = {"a": 30.0, "b": 12.0, "c": 20.0, "d": 40.0}
+    snr = {"a": 30.0, "b": 12.0, "c": 20.0, "d": 40.0, "j": 1.0}
     assert list(finer_rules(rules, snr, "modern", 1)) == ["b"]
     found = finer_rules(rules, snr, "modern", 4)
     assert list(found) == ["b", "c"]

@@ -83,7 +83,7 @@ class FloatGraph:
                 continue
             if not weight.name.endswith(_WEIGHT):
                 continue
-            if weight.dtype not in (ir.DataType.FLOAT, ir.DataType.FLOAT16):
+            if weight.dtype is None or weight.dtype not in (ir.DataType.FLOAT, ir.DataType.FLOAT16):
                 raise QuantizationError(
                     f"the weight {weight.name} of {self.path} is {weight.dtype}, not float"
                 )

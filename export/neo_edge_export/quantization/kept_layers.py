@@ -27,6 +27,7 @@ def finer_rules(
         The next finer rule of each; empty when all are float.
     """
     rounded = [name for name, rule in rules.items() if rule.scheme != "float"]
-    rounded.sort(key=lambda name: snr_db.get(name, math.inf))
+    # 4 bits go first: where their errors are compensated, that is by the very rows that the figures are from.
+    rounded.sort(key=lambda name: (rules[name].scheme != "w4", snr_db.get(name, math.inf)))
     count = max(1, round(_FIRST_SHARE * rounds * len(rules)))
     return {name: rules[name].finer(profile) for name in rounded[:count]}
