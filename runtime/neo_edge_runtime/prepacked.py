@@ -24,6 +24,7 @@ from neo_edge.file_digest import digest_file
 from neo_edge.folder_lock import FolderLock
 from neo_edge.manifest import FileEntry
 from neo_edge_runtime.cache_folder import cache_folder, make_private, require_private
+from neo_edge_runtime.prepacked_key import key_name
 
 DESCRIPTION = "entry.json"
 GRAPHS = ("vision.onnx", "decoder.onnx")
@@ -121,13 +122,16 @@ class PrepackedCache:
         """
         make_private(self.folder.parent)
         make_private(self.folder)
-        deadline = time.monotonic() + wait_s
+        deadline, said = time.monotonic() + wait_s, False
         while (lock := FolderLock.take(self.folder)) is None:
             if time.monotonic() >= deadline:
                 raise CacheError(
                     f"{self.folder} was in use by another process for {wait_s:.0f} s (or its file system has no "
                     "locks): try again later, or set NEO_EDGE_CACHE_DIR to a directory on a local disk"
                 )
+            if not said:
+                _log.warning("another process is at work in %s: waiting for it", self.folder)
+                said = True
             time.sleep(_POLL_S)
         try:
             for name in os.listdir(self.folder):
@@ -214,6 +218,8 @@ def _read(folder: Path) -> PrepackedVariant:
         raise CacheError(f"{description} is damaged ({error!r}): {_REBUILD}") from error
     faults = [f"{name} is missing" for name in GRAPHS if name not in entry.files]
     faults += [f"{name} is unknown" for name in entry.files if name not in (*GRAPHS, *_WEIGHTS)]
+    if key_name(entry.key) != folder.name:
+        faults.append("it is of another key")
     faults += [fault for name, file in entry.files.items() if (fault := _fault(folder / name, file))]
     if faults:
         raise CacheError(f"{folder} is damaged ({'; '.join(faults)}): {_REBUILD}")

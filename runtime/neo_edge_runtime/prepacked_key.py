@@ -53,11 +53,16 @@ class PrepackedKey:
     @property
     def name(self) -> str:
         """sha256 of the parts: the name of the entry's directory."""
-        return hashlib.sha256(json.dumps(self.to_dict(), sort_keys=True).encode()).hexdigest()
+        return key_name(self.to_dict())
 
     def to_dict(self) -> dict[str, object]:
         """Plain values, for JSON."""
         return {"format": self.format, "graphs": dict(self.graphs), **self.surroundings.to_dict()}
+
+
+def key_name(parts: Mapping[str, object]) -> str:
+    """The name of the entry whose key has these parts."""
+    return hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()
 
 
 def prepacked_key(ort: ModuleType, bundle: Bundle, variant_name: str) -> PrepackedKey:

@@ -19,6 +19,7 @@ from config_rows import CONFIG_ROWS
 from export_rows import EXPORT_ROWS
 from image_rows import IMAGE_ROWS
 from observation import forget_peak, listing, open_files, peak_mib, resident_mib
+from prepacked_rows import PREPACKED_ROWS
 from prompt_rows import PROMPT_ROWS
 from question_rows import QUESTION_ROWS
 from session_rows import SESSION_ROWS
@@ -38,6 +39,7 @@ TABLE = {
     "export": EXPORT_ROWS,
     "question": QUESTION_ROWS,
     "calibration": CALIBRATION_ROWS,
+    "prepacked": PREPACKED_ROWS,
     "trust": TRUST_ROWS,
     "command": COMMAND_ROWS,
 }
