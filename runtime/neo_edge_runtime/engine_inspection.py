@@ -85,7 +85,7 @@ def inspect_engines(bundle: Bundle, engines: EngineSet) -> EngineReport:
     limits = engines.key.limits
     try:
         listing: dict[str, dict[str, JsonValue]] = json.loads(bundle.path(engines.layers).read_bytes())
-        plans = {part: _plan(listing[part]) for part in _PARTS}
+        plans: dict[EnginePart, PlanReport] = {part: _plan(listing[part]) for part in _PARTS}
     except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
         raise EngineError(
             f"{engines.layers} cannot be read ({error!r}): run neo-edge build --overwrite"

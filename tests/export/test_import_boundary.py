@@ -15,7 +15,8 @@ def loaded_packages(module: str) -> set[str]:
 
 
 @pytest.mark.parametrize(
-    "module", ["lowering", "weights", "layer_window", "translate_portable", "graph_contract"]
+    "module",
+    ["lowering", "weights", "layer_window", "translate_portable", "graph_contract", "quantization.quantize"],
 )
 def test_what_needs_no_trace_loads_no_torch(module: str) -> None:
     loaded = loaded_packages(f"neo_edge_export.{module}")
@@ -23,8 +24,9 @@ def test_what_needs_no_trace_loads_no_torch(module: str) -> None:
     assert "torch" not in loaded
 
 
-def test_the_command_is_declared_without_its_heavy_packages() -> None:
-    loaded = loaded_packages("neo_edge_export.commands")
+@pytest.mark.parametrize("module", ["commands", "quantization.command"])
+def test_the_command_is_declared_without_its_heavy_packages(module: str) -> None:
+    loaded = loaded_packages(f"neo_edge_export.{module}")
     assert not {"torch", "onnx", "onnx_ir", "onnxruntime"} & loaded
 
 
@@ -32,3 +34,10 @@ def test_tracing_does_not_need_torchs_own_exporter() -> None:
     code = "import sys, neo_edge_export.trace; print('torch.onnx._internal.exporter._core' in sys.modules)"
     run = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert run.stdout.strip() == "False"
+
+
+def test_building_engines_needs_neither_torch_nor_onnx() -> None:
+    """A Jetson has TensorRT, and none of these."""
+    loaded = loaded_packages("neo_edge_export.tensorrt.engine_builder")
+    assert "neo_edge_export" in loaded
+    assert not {"torch", "onnx", "onnx_ir", "onnxruntime"} & loaded

@@ -8,8 +8,8 @@ from dataclasses import dataclass
 from neo_edge.engines import EngineLimits
 from neo_edge_export.dimensions import BATCH, CAPACITY, LOGITS_ROWS, PATCHES, SEQUENCE
 
-# With S and N fixed at 1 and one sequence, TensorRT-RTX 1.7.1 lays all weights out again for the decode profile: the plan
-# of two 2b layers has 2.04 times their bytes, and 1.04 times with S and N from 1 to 2.
+# With S and N fixed at 1 and one sequence, TensorRT-RTX 1.7.1 lays all weights out again for the decode profile: the
+# plan of two 2b layers has 2.04 times their bytes, and 1.04 times with S and N from 1 to 2.
 _DECODE_ROWS = 2
 _MERGED_PATCHES = 4  # of one visual token: the least that a picture has
 
