@@ -99,8 +99,10 @@ def pack_pixels(pixels: npt.NDArray[np.uint8], config: VisionConfig) -> npt.NDAr
     split = pixels.reshape(rows, merge, patch, cols, merge, patch, channels)
     ordered = split.transpose(0, 3, 1, 4, 6, 2, 5)  # token row, token col, dy, dx, channel, row, col
     packed = np.empty((rows * cols * merge**2, channels, patch * patch), np.float32)
-    packed.reshape(ordered.shape)[...] = ordered
-    packed /= np.float32(255)
-    packed -= MEAN[:, None]
-    packed /= STD[:, None]
+    mean, std = MEAN[:, None], STD[:, None]
+    # A row of tokens at a time stays in the processor's cache for all three steps.
+    for bytes_of_row, row in zip(ordered, np.split(packed, rows), strict=True):
+        np.divide(np.ascontiguousarray(bytes_of_row).reshape(row.shape), np.float32(255), out=row)
+        row -= mean
+        row /= std
     return packed.reshape(len(packed), config.patch_dim)

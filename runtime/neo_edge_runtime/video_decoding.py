@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import contextlib
 import itertools
+import threading
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
@@ -14,6 +15,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from PIL import Image
 
+from neo_edge.extras import require
 from neo_edge_runtime.image_input import load_image
 from neo_edge_runtime.video_file import pixel_error
 from neo_edge_runtime.video_index import require_decodable
@@ -117,14 +119,24 @@ def decode_frames(
 
 
 def to_image(frame: Any) -> Image.Image:
-    """RGB, upright as the file's display matrix says, transparency over white."""
+    """RGB, upright as the file's display matrix says, transparency over white; for any thread."""
     if any(component.is_alpha for component in frame.format.components):
-        image = load_image(Image.fromarray(frame.to_ndarray(format="rgba")))
+        image = load_image(Image.fromarray(_reformatted(frame, "rgba").to_ndarray()))
     else:
-        image = frame.to_image()
+        image = _reformatted(frame, "rgb24").to_image()
     for turn in _turns(frame):
         image = image.transpose(turn)
     return image
+
+
+_own = threading.local()
+
+
+def _reformatted(frame: Any, pixel_format: str) -> Any:
+    """As `frame.reformat`, by a converter that this thread keeps: making one takes as long as using it."""
+    if not hasattr(_own, "converter"):
+        _own.converter = require("av.video.reformatter", extra="video").VideoReformatter()
+    return _own.converter.reformat(frame, format=pixel_format)
 
 
 def _decode_run(video: OpenVideo, index: VideoIndex, run: Run) -> Iterator[tuple[int, Any]]:

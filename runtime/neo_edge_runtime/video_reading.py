@@ -5,9 +5,11 @@ from __future__ import annotations
 import io
 import os
 import warnings
-from collections.abc import Callable
+from collections import deque
+from collections.abc import Callable, Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Generic, TypeVar
+from typing import TYPE_CHECKING, Any, Generic, TypeVar
 
 from PIL import Image
 
@@ -15,6 +17,7 @@ from neo_edge.errors import MemoryBudgetError, VideoError
 from neo_edge.frame_sampling import FrameSampling
 from neo_edge.protocols import get_protocol
 from neo_edge_runtime.memory import available_memory_bytes
+from neo_edge_runtime.processors import usable_physical_cores
 from neo_edge_runtime.video import Frame, Video, VideoWarning
 from neo_edge_runtime.video_decoding import decode_frames, to_image
 from neo_edge_runtime.video_file import open_video
@@ -27,6 +30,7 @@ if TYPE_CHECKING:
     from neo_edge_runtime.video_index import VideoIndex
 
 _Made = TypeVar("_Made")
+_MOST_WORKERS = 4  # decoding itself has threads, and seldom keeps more of these busy
 _JPEG_QUALITY = 75  # Pillow's default, which upstream's frames are saved with
 
 
@@ -94,10 +98,7 @@ def read_frames(
         wanted = sorted(set(chosen))
         if keep_size:
             _require_memory(video, len(wanted))
-        made = {
-            number: make(_compressed(to_image(frame)) if sampling.jpeg_round_trip else to_image(frame))
-            for number, frame in decode_frames(video, index, wanted, limits)
-        }
+        made = _made(decode_frames(video, index, wanted, limits), make, compress=sampling.jpeg_round_trip)
         good = [number for number in chosen if number in made]
         found = list(index.warnings)
         if len(made) < len(wanted):
@@ -113,6 +114,32 @@ def read_frames(
             fps=len(good) / index.duration_s,
             warnings=tuple(f"{video.name}: {problem}" for problem in found),
         )
+
+
+def _made(
+    frames: Iterator[tuple[int, Any]], make: Callable[[Image.Image], _Made], *, compress: bool
+) -> dict[int, _Made]:
+    """What `make` gives of each frame, by its number; made while the next ones are decoded."""
+
+    def one(frame: Any) -> _Made:
+        image = to_image(frame)
+        return make(_compressed(image) if compress else image)
+
+    made: dict[int, _Made] = {}
+    workers = min(_MOST_WORKERS, usable_physical_cores())
+    waiting: deque[tuple[int, Future[_Made]]] = deque()
+    with ThreadPoolExecutor(workers, thread_name_prefix="video-frames") as pool:
+        try:
+            for number, frame in frames:
+                waiting.append((number, pool.submit(one, frame)))
+                while len(waiting) > 2 * workers:  # decoded frames are large
+                    done, future = waiting.popleft()
+                    made[done] = future.result()
+            made.update((number, future.result()) for number, future in waiting)
+        finally:
+            for _, future in waiting:
+                future.cancel()
+    return made
 
 
 def _chosen(video: OpenVideo, index: VideoIndex, sampling: FrameSampling, limits: VideoLimits) -> list[int]:
