@@ -21,9 +21,9 @@ examples:
   neo-edge prepack --list
   neo-edge prepack --clear-stale
 
-Weights lie in the cache as the processor's kernels want them, and beside that as
-in the bundle: twice the size. Models then map them instead of keeping copies, and
-all processes share the pages. The cache is $NEO_EDGE_CACHE_DIR, else
+Weights lie in the cache as the processor's kernels want them, and beside that
+as in the bundle: twice the size. Models then map them instead of keeping copies,
+and all processes share the pages. The cache is $NEO_EDGE_CACHE_DIR, else
 $XDG_CACHE_HOME/neo_edge, else ~/.cache/neo_edge.
 """
 
