@@ -1,4 +1,4 @@
-"""500 video files opened and read, good ones, damaged ones and refused ones: memory and descriptors stay where they are."""
+"""500 video files are opened, good, damaged and refused ones: memory and descriptors stay where they are."""
 
 from __future__ import annotations
 
@@ -9,8 +9,8 @@ from collections.abc import Callable
 from contextlib import suppress
 from pathlib import Path
 
-for folder in ("runtime", "bad_input"):
-    sys.path.append(str(Path(__file__).parents[1] / folder))
+sys.path.append(str(Path(__file__).parents[1] / "runtime"))
+sys.path.append(str(Path(__file__).parents[1] / "bad_input"))
 
 from observation import open_files, resident_mib
 from video_files import audio_only, numbered_picture, video
