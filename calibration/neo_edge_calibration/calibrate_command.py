@@ -13,9 +13,11 @@ if TYPE_CHECKING:
 
 _MOST_NAMED = 5
 _EPILOG = """\
-SOURCE is a folder of pictures or of videos, a .jsonl file of conversations in NEO's training format
-({"image": ..., "conversations": [{"from": "human", "value": ...}, {"from": "gpt", "value": ...}]}),
-or `nano` for generated scenes. Pictures that cannot be read are skipped and named.
+SOURCE is a folder of pictures or of videos, or `nano` for generated scenes, or
+a .jsonl file of conversations in NEO's training format:
+  {"image": "a.jpg", "conversations": [{"from": "human", "value": "What?"},
+                                       {"from": "gpt", "value": "A cup."}]}
+Pictures that cannot be read are skipped and named.
 
 examples:
   neo-edge calibrate robot.bundle --data conversations.jsonl

@@ -35,16 +35,16 @@ class GroupStatistics:
 
     weights: tuple[str, ...]  # initializers of the graph that it is multiplied with
     rows_seen: int
-    channel_amax: npt.NDArray[np.float32]  # [K] largest |x|
+    channel_amax: npt.NDArray[np.float32]  # [K] largest magnitude
     channel_mean_abs: npt.NDArray[np.float32]  # [K]
     channel_mean_square: npt.NDArray[np.float32]  # [K]
-    histogram: npt.NDArray[np.int64]  # [2048] of |x| over [0, histogram_max], all channels together
-    histogram_max: float  # a power of two above every |x|
+    histogram: npt.NDArray[np.int64]  # [2048] of magnitudes over [0, histogram_max], all channels together
+    histogram_max: float  # a power of two above every magnitude
     rows: npt.NDArray[np.float16] | npt.NDArray[np.float32]  # [R <= 128, K], drawn by the seed; for searches
     method: Method = "max"  # what the calibration was made for; `range` takes another as well
 
     def range(self, method: Method | None = None, *, levels: int = 127) -> float:
-        """The |x| at which the whole tensor is to be clipped, above zero.
+        """The magnitude at which the whole tensor is to be clipped, above zero.
 
         Args:
             method: None: the calibration's own.

@@ -10,10 +10,12 @@ from pathlib import Path
 import numpy as np
 
 from neo_edge.checkpoint import resolve_checkpoint
+from neo_edge_calibration import CalibrationResult, calibrate
 from neo_edge_calibration.question import Question
 from neo_edge_calibration.scenes import make_question
 
 SAMPLES = 8
+STATISTICS = "calibration/default.safetensors"
 FAMILIES = ("colour", "box", "differs", "motion")  # one picture, one, two, a video
 
 
@@ -69,3 +71,14 @@ def spoilt_weights(bundle: Path, variant: str, change: Callable[[np.ndarray], No
 def one_by_one(prompts: list[Question]) -> Iterator[Question]:
     """An iterable that can be read once and has no length."""
     yield from prompts
+
+
+def quick_calibrate(bundle: Path, prompts: object = None, **options: object) -> CalibrationResult:
+    """Eight scenes, or these prompts, on one thread."""
+    given = questions() if prompts is None else prompts
+    return calibrate(bundle, given, **{"samples": SAMPLES, "threads": 1, **options})  # type: ignore[arg-type]
+
+
+def leftovers(bundle: Path) -> list[str]:
+    """Hidden files in a bundle."""
+    return [name for name in os.listdir(bundle) if name.startswith(".")]

@@ -2,21 +2,24 @@ from __future__ import annotations
 
 import json
 import os
-import signal
-import subprocess
-import sys
-import time
 from dataclasses import replace
 from pathlib import Path
-from random import Random
 
 import numpy as np
 import pytest
-from calibration_bundle import folder_of_pictures, linked_copy, one_by_one, questions, spoilt_weights
+from calibration_bundle import (
+    STATISTICS,
+    folder_of_pictures,
+    leftovers,
+    linked_copy,
+    one_by_one,
+    questions,
+    quick_calibrate,
+    spoilt_weights,
+)
 from PIL import Image
 
 from neo_edge.bundle import open_bundle, verify_bundle
-from neo_edge.bundle_update import BundleUpdate
 from neo_edge.cli import main
 from neo_edge.errors import (
     BundleError,
@@ -24,44 +27,31 @@ from neo_edge.errors import (
     CalibrationError,
     InputError,
     NeoEdgeError,
-    StaleCalibrationError,
     StatisticsError,
     TokenizerError,
 )
-from neo_edge.folder_lock import FolderLock
-from neo_edge_calibration import CalibrationResult, Conversation, Turn, calibrate, load_statistics
+from neo_edge_calibration import Conversation, Turn, load_statistics
 from neo_edge_calibration.observation.run_state import STATE
 from neo_edge_calibration.question import Question
 from neo_edge_runtime.batch_request import Request
-
-STATISTICS = "calibration/default.safetensors"
-
-
-def _calibrate(bundle: Path, prompts: object = None, **options: object) -> CalibrationResult:
-    given = questions() if prompts is None else prompts
-    return calibrate(bundle, given, **{"samples": 8, "threads": 1, **options})  # type: ignore[arg-type]
-
-
-def _leftovers(bundle: Path) -> list[str]:
-    return [name for name in os.listdir(bundle) if name.startswith(".")]
 
 
 def _failing(bundle: Path, message: str, error: type[NeoEdgeError], **options: object) -> None:
     before = (bundle / "bundle.json").read_bytes()
     with pytest.raises(error, match=message):
-        _calibrate(bundle, **options)
+        quick_calibrate(bundle, **options)
     assert (bundle / "bundle.json").read_bytes() == before
-    assert _leftovers(bundle) == []
+    assert leftovers(bundle) == []
 
 
 def test_statistics_become_part_of_the_bundle(nano: Path) -> None:
-    result = _calibrate(nano)
+    result = quick_calibrate(nano)
     assert not result.reused
     assert result.skipped == ()
     bundle = verify_bundle(nano)
     entry = bundle.manifest.calibrations["default"]
     assert (entry.file, entry.variant, entry.method, entry.samples) == (STATISTICS, "fp32", "max", 8)
-    assert _leftovers(nano) == []
+    assert leftovers(nano) == []
     loaded = load_statistics(bundle)
     assert loaded.data_digest == result.statistics.data_digest
     assert list(loaded.groups) == sorted(result.statistics.groups)
@@ -71,19 +61,19 @@ def test_equal_data_and_options_give_equal_bytes(exported_nano: Path, tmp_path: 
     written = []
     for name in ("a", "b"):
         bundle = linked_copy(exported_nano, tmp_path / name)
-        _calibrate(bundle, one_by_one(questions()))
+        quick_calibrate(bundle, one_by_one(questions()))
         written.append((bundle / STATISTICS).read_bytes())
     assert written[0] == written[1]
 
 
 def test_nothing_runs_when_the_statistics_are_there(nano: Path) -> None:
-    _calibrate(nano)
+    quick_calibrate(nano)
     before = (nano / "bundle.json").read_bytes()
     (nano / f"{STATE}0123").mkdir()  # of a run that was killed when all was written
-    result = _calibrate(nano)
+    result = quick_calibrate(nano)
     assert result.reused
     assert (nano / "bundle.json").read_bytes() == before
-    assert _leftovers(nano) == []
+    assert leftovers(nano) == []
 
 
 @pytest.mark.parametrize(
@@ -92,15 +82,15 @@ def test_nothing_runs_when_the_statistics_are_there(nano: Path) -> None:
     ids=["method", "seed", "variant", "data"],
 )
 def test_other_data_or_options_need_another_name_or_consent(nano: Path, change: dict[str, object]) -> None:
-    _calibrate(nano)
+    quick_calibrate(nano)
     _failing(
         nano,
         "has a calibration 'default' of other data or options .*: choose another name",
         CalibrationError,
         **change,
     )
-    assert _calibrate(nano, **change, name="second").name == "second"
-    result = _calibrate(nano, **change, overwrite=True)
+    assert quick_calibrate(nano, **change, name="second").name == "second"
+    result = quick_calibrate(nano, **change, overwrite=True)
     assert not result.reused
     names = verify_bundle(nano).manifest.calibrations
     assert names["default"].file == "calibration/default-2.safetensors"
@@ -108,23 +98,10 @@ def test_other_data_or_options_need_another_name_or_consent(nano: Path, change: 
 
 
 def test_the_method_is_what_ranges_follow(nano: Path) -> None:
-    found = _calibrate(nano, method="percentile").statistics.groups["layers.0.mlp_output"]
+    found = quick_calibrate(nano, method="percentile").statistics.groups["layers.0.mlp_output"]
     assert found.range() == found.range("percentile") < found.range("max")
     loaded = load_statistics(open_bundle(nano)).groups["layers.0.mlp_output"]
     assert loaded.range() == found.range()
-
-
-def test_statistics_of_another_bundle_are_refused_and_made_anew(nano: Path) -> None:
-    _calibrate(nano)
-    text = (nano / "bundle.json").read_text()
-    digest = str(open_bundle(nano).manifest.provenance["checkpoint_sha256"])
-    (nano / "bundle.json").write_text(text.replace(digest, "0" * 64))
-    with pytest.raises(
-        StaleCalibrationError, match=f"is of checkpoint {digest[:12]} and the bundle .* of 0000"
-    ):
-        load_statistics(open_bundle(nano))
-    assert not _calibrate(nano).reused
-    assert load_statistics(open_bundle(nano)).checkpoint_digest == "0" * 64
 
 
 def test_a_whole_conversation_goes_through(nano: Path) -> None:
@@ -159,11 +136,11 @@ def test_requests_and_questions_and_conversations_may_be_mixed(nano: Path) -> No
         Request("What is this?", images=[picture]),
         Conversation((Turn("What is this?", "A ball.", images=[picture]),), "said"),
     ]
-    assert _calibrate(nano, prompts).statistics.samples == 8
+    assert quick_calibrate(nano, prompts).statistics.samples == 8
     with pytest.raises(
         CalibrationDataError, match="prompt 0 is of type str: give a Conversation, a Question"
     ):
-        _calibrate(nano, ["What is this?"])
+        quick_calibrate(nano, ["What is this?"])
 
 
 def test_a_broken_picture_among_good_ones_is_skipped_and_named(
@@ -197,7 +174,7 @@ def test_text_alone_is_an_error_for_a_model_that_sees(nano: Path) -> None:
 
 def test_samples_beyond_the_longest_are_skipped(nano: Path) -> None:
     prompts: list[Question | Request] = [*questions(), Request("word " * 5000)]
-    result = _calibrate(nano, [prompts[-1], *prompts[:-1]])
+    result = quick_calibrate(nano, [prompts[-1], *prompts[:-1]])
     assert result.statistics.samples == 8
     assert len(result.skipped) == 1
     assert "tokens; at most 4096 are used" in result.skipped[0]
@@ -260,72 +237,8 @@ def test_a_bundle_without_a_float_variant_is_refused(nano: Path) -> None:
     _failing(nano, "has no float variant .* export with --precision fp32", CalibrationError)
 
 
-def test_an_interrupted_run_goes_on_where_it_was(nano: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    from neo_edge_calibration.observation import gathering
-
-    loaded: list[str] = []
-    real = gathering.BlockRunner
-
-    class Interrupted(real):  # type: ignore[valid-type,misc]
-        def __init__(self, block: object, *, threads: int) -> None:
-            if len(loaded) == 4:
-                raise KeyboardInterrupt
-            loaded.append("block")
-            super().__init__(block, threads=threads)
-
-    monkeypatch.setattr(gathering, "BlockRunner", Interrupted)
-    with pytest.raises(KeyboardInterrupt):
-        _calibrate(nano)
-    verify_bundle(nano)
-    (left,) = _leftovers(nano)
-    assert left.startswith(STATE)
-    done = sorted(name for name in os.listdir(nano / left) if name.endswith(".safetensors"))
-    assert done == ["layer 0.safetensors", "layer 1.safetensors", "layer 2.safetensors", "vision.safetensors"]
-    assert [name for name in os.listdir(nano / left) if name.startswith("hidden.")] == ["hidden.3"]
-    loaded[:] = ["block"] * 5  # so that nothing interrupts again
-    _calibrate(nano)
-    assert len(loaded) == 5 + 4  # layers 3, 4 and 5, and the head
-    assert _leftovers(nano) == []
-
-
-def test_what_a_dead_run_of_other_data_left_is_removed(nano: Path) -> None:
-    (nano / f"{STATE}0123").mkdir()
-    (nano / f"{STATE}0123" / "hidden.0").write_bytes(b"numbers")
-    _calibrate(nano)
-    assert _leftovers(nano) == []
-
-
-def _steps_done(bundle: Path) -> int:
-    return len(list(bundle.glob(f"{STATE}*/*.safetensors")))
-
-
-def test_killed_at_random_points_it_gives_the_bytes_of_a_run_that_was_not(
-    exported_nano: Path, tmp_path: Path
-) -> None:
-    def command(bundle: Path) -> list[str]:
-        return [sys.executable, str(Path(__file__).with_name("killed_calibration.py")), str(bundle), "24"]
-
-    whole = linked_copy(exported_nano, tmp_path / "whole.bundle")
-    subprocess.run(command(whole), check=True, capture_output=True)
-    bundle = linked_copy(exported_nano, tmp_path / "killed.bundle")
-    rng = Random(5)
-    for steps in (0, 1, 3, 4, 6):  # of eight, which are never done twice
-        running = subprocess.Popen(command(bundle), stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
-        while running.poll() is None and (_steps_done(bundle) < steps or not _leftovers(bundle)):
-            time.sleep(0.001)
-        time.sleep(rng.uniform(0, 0.05))
-        running.kill()
-        assert running.wait() == -signal.SIGKILL
-        assert verify_bundle(bundle).manifest.calibrations == {}
-        assert _steps_done(bundle) >= steps
-    subprocess.run(command(bundle), check=True, capture_output=True)
-    verify_bundle(bundle)
-    assert _leftovers(bundle) == []
-    assert (bundle / STATISTICS).read_bytes() == (whole / STATISTICS).read_bytes()
-
-
 def test_inspect_lists_the_calibrations(nano: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    _calibrate(nano, name="shelf", method="mse")
+    quick_calibrate(nano, name="shelf", method="mse")
     assert main(["inspect", str(nano)]) == 0
     lines = [line.split() for line in capsys.readouterr().out.splitlines()]
     assert ["shelf", "8", "fp32", "mse", "prompts", "of", "a", "program"] in lines
@@ -350,15 +263,15 @@ def test_token_ids_need_no_tokenizer_and_text_does(nano: Path) -> None:
     (nano / "bundle.json").write_text(replace(manifest, tokenizer=False).to_json())
     picture = questions()[0].images[0]
     ids = [5, 6, tokens.img_start, tokens.img_context, tokens.img_end, 7]
-    result = _calibrate(nano, [Request([*ids, number], images=[picture]) for number in range(8)])
+    result = quick_calibrate(nano, [Request([*ids, number], images=[picture]) for number in range(8)])
     # The head sees every token that is text.
     assert result.statistics.groups["head_input"].rows_seen == 8 * 6
     message = "has no tokenizer, and these prompts are text: give token ids from Python"
     with pytest.raises(TokenizerError, match=message):
-        _calibrate(nano, name="text")
+        quick_calibrate(nano, name="text")
     turn = Turn(ids, "an answer", images=[picture])
     with pytest.raises(CalibrationDataError, match="said: a prompt of token ids is one turn"):
-        _calibrate(nano, [Conversation((turn,), "said")], name="text")
+        quick_calibrate(nano, [Conversation((turn,), "said")], name="text")
 
 
 @pytest.mark.parametrize(
@@ -380,30 +293,3 @@ def test_a_picture_without_its_place_is_an_error_with_the_samples_name(nano: Pat
     _failing(nano, "the third: ", CalibrationDataError, prompts=prompts)
     beyond = [Request([10**6], name="ids")]
     _failing(nano, "ids: token id 1000000 is outside the vocabulary", CalibrationDataError, prompts=beyond)
-
-
-def test_what_was_gathered_stays_when_it_cannot_be_written_yet(nano: Path) -> None:
-    with (
-        BundleUpdate(open_bundle(nano)),
-        pytest.raises(BundleError, match="is being updated by another process"),
-    ):
-        _calibrate(nano)
-    (left,) = _leftovers(nano)
-    assert len(list((nano / left).glob("*.safetensors"))) == 8
-    assert not _calibrate(nano).reused
-    assert _leftovers(nano) == []
-
-
-def test_a_second_run_with_the_same_data_is_refused_while_the_first_one_works(nano: Path) -> None:
-    with BundleUpdate(open_bundle(nano)), pytest.raises(BundleError):
-        _calibrate(nano)
-    (left,) = _leftovers(nano)
-    lock = FolderLock.take(nano / left)
-    assert lock is not None
-    with pytest.raises(
-        CalibrationError, match="is being calibrated with the same data by another process: wait"
-    ):
-        _calibrate(nano)
-    assert _leftovers(nano) == [left]
-    lock.release()
-    assert not _calibrate(nano).reused

@@ -1,0 +1,127 @@
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+from random import Random
+
+import pytest
+from calibration_bundle import STATISTICS, leftovers, linked_copy, quick_calibrate
+
+from neo_edge.bundle import open_bundle, verify_bundle
+from neo_edge.bundle_update import BundleUpdate
+from neo_edge.errors import (
+    BundleError,
+    CalibrationError,
+    StaleCalibrationError,
+)
+from neo_edge.folder_lock import FolderLock
+from neo_edge_calibration import load_statistics
+from neo_edge_calibration.observation.run_state import STATE
+
+
+def test_statistics_of_another_bundle_are_refused_and_made_anew(nano: Path) -> None:
+    quick_calibrate(nano)
+    text = (nano / "bundle.json").read_text()
+    digest = str(open_bundle(nano).manifest.provenance["checkpoint_sha256"])
+    (nano / "bundle.json").write_text(text.replace(digest, "0" * 64))
+    with pytest.raises(
+        StaleCalibrationError, match=f"is of checkpoint {digest[:12]} and the bundle .* of 0000"
+    ):
+        load_statistics(open_bundle(nano))
+    assert not quick_calibrate(nano).reused
+    assert load_statistics(open_bundle(nano)).checkpoint_digest == "0" * 64
+
+
+def test_an_interrupted_run_goes_on_where_it_was(nano: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    from neo_edge_calibration.observation import gathering
+
+    loaded: list[str] = []
+    real = gathering.BlockRunner
+
+    class Interrupted(real):  # type: ignore[valid-type,misc]
+        def __init__(self, block: object, *, threads: int) -> None:
+            if len(loaded) == 4:
+                raise KeyboardInterrupt
+            loaded.append("block")
+            super().__init__(block, threads=threads)
+
+    monkeypatch.setattr(gathering, "BlockRunner", Interrupted)
+    with pytest.raises(KeyboardInterrupt):
+        quick_calibrate(nano)
+    verify_bundle(nano)
+    (left,) = leftovers(nano)
+    assert left.startswith(STATE)
+    done = sorted(name for name in os.listdir(nano / left) if name.endswith(".safetensors"))
+    assert done == ["layer 0.safetensors", "layer 1.safetensors", "layer 2.safetensors", "vision.safetensors"]
+    assert [name for name in os.listdir(nano / left) if name.startswith("hidden.")] == ["hidden.3"]
+    loaded[:] = ["block"] * 5  # so that nothing interrupts again
+    quick_calibrate(nano)
+    assert len(loaded) == 5 + 4  # layers 3, 4 and 5, and the head
+    assert leftovers(nano) == []
+
+
+def test_what_a_dead_run_of_other_data_left_is_removed(nano: Path) -> None:
+    (nano / f"{STATE}0123").mkdir()
+    (nano / f"{STATE}0123" / "hidden.0").write_bytes(b"numbers")
+    quick_calibrate(nano)
+    assert leftovers(nano) == []
+
+
+def _steps_done(bundle: Path) -> int:
+    return len(list(bundle.glob(f"{STATE}*/*.safetensors")))
+
+
+def test_killed_at_random_points_it_gives_the_bytes_of_a_run_that_was_not(
+    exported_nano: Path, tmp_path: Path
+) -> None:
+    def command(bundle: Path) -> list[str]:
+        return [sys.executable, str(Path(__file__).with_name("killed_calibration.py")), str(bundle), "24"]
+
+    whole = linked_copy(exported_nano, tmp_path / "whole.bundle")
+    subprocess.run(command(whole), check=True, capture_output=True)
+    bundle = linked_copy(exported_nano, tmp_path / "killed.bundle")
+    rng = Random(5)
+    for steps in (0, 1, 3, 4, 6):  # of eight, which are never done twice
+        running = subprocess.Popen(command(bundle), stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+        while running.poll() is None and (_steps_done(bundle) < steps or not leftovers(bundle)):
+            time.sleep(0.001)
+        time.sleep(rng.uniform(0, 0.05))
+        running.kill()
+        assert running.wait() == -signal.SIGKILL
+        assert verify_bundle(bundle).manifest.calibrations == {}
+        assert _steps_done(bundle) >= steps
+    subprocess.run(command(bundle), check=True, capture_output=True)
+    verify_bundle(bundle)
+    assert leftovers(bundle) == []
+    assert (bundle / STATISTICS).read_bytes() == (whole / STATISTICS).read_bytes()
+
+
+def test_what_was_gathered_stays_when_it_cannot_be_written_yet(nano: Path) -> None:
+    with (
+        BundleUpdate(open_bundle(nano)),
+        pytest.raises(BundleError, match="is being updated by another process"),
+    ):
+        quick_calibrate(nano)
+    (left,) = leftovers(nano)
+    assert len(list((nano / left).glob("*.safetensors"))) == 8
+    assert not quick_calibrate(nano).reused
+    assert leftovers(nano) == []
+
+
+def test_a_second_run_with_the_same_data_is_refused_while_the_first_one_works(nano: Path) -> None:
+    with BundleUpdate(open_bundle(nano)), pytest.raises(BundleError):
+        quick_calibrate(nano)
+    (left,) = leftovers(nano)
+    lock = FolderLock.take(nano / left)
+    assert lock is not None
+    with pytest.raises(
+        CalibrationError, match="is being calibrated with the same data by another process: wait"
+    ):
+        quick_calibrate(nano)
+    assert leftovers(nano) == [left]
+    lock.release()
+    assert not quick_calibrate(nano).reused
