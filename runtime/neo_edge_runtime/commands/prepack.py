@@ -22,8 +22,8 @@ examples:
   neo-edge prepack --clear-stale
 
 Weights lie in the cache as the processor's kernels want them, and beside that
-as in the bundle: twice the size. Models then map them instead of keeping copies,
-and all processes share the pages. The cache is $NEO_EDGE_CACHE_DIR, else
+as in the bundle: twice the size. Models then map them and keep no copies, and
+all processes share the pages. The cache is $NEO_EDGE_CACHE_DIR, else
 $XDG_CACHE_HOME/neo_edge, else ~/.cache/neo_edge.
 """
 
