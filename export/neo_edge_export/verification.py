@@ -133,7 +133,7 @@ def _expect(
     checkpoint: Checkpoint, window: range, prompts: Iterable[RandomPrompt]
 ) -> tuple[list[Expected], float]:
     """The reference's results, and its largest activation."""
-    model = load_reference(checkpoint, window)
+    model = load_reference(checkpoint, window, stored_embedding=True)
     with ActivationRange(model) as activations:
         return [run_reference(model, prompt) for prompt in prompts], activations.largest
 

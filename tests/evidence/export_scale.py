@@ -1,7 +1,8 @@
 """What exporting a large model to float16 takes: anonymous memory, and time beside a copy of the same files.
 
-The 2b preset is exported whole. A slice of its layers is compared with the reference, and that is timed and measured
-apart. The 9b preset is exported at two depths: its peak must not grow with the layers.
+The 2b preset is exported whole. A slice of its layers is compared with the reference, which is timed apart; the memory
+limit holds for the whole process, the comparison included, and both peaks are printed. The 9b preset is exported at two
+depths: neither peak may grow with the layers.
 """
 
 from __future__ import annotations
@@ -23,7 +24,7 @@ from watched_process import Watched, watch
 from neo_edge_runtime.bench.device import describe_device
 from neo_edge_runtime.processors import usable_physical_cores
 
-MEMORY_BYTES = 3 << 30  # most anonymous memory of the export
+MEMORY_BYTES = 3 << 30  # most anonymous memory of the process, from its start to its end
 COPIES, BESIDE_S = 3, 60.0  # most time: so many copies of the bundle and that many seconds
 GROWTH_SHARE, GROWTH_BYTES = 0.1, 32 << 20  # most growth with depth: of the added layers' weight, or this
 COMPARING = "comparing with the reference"
@@ -45,6 +46,11 @@ class Export:
 
     @property
     def peak_bytes(self) -> int:
+        """Of the whole process."""
+        return max(phase.peak_anonymous_bytes for phase in self.watched.phases.values())
+
+    @property
+    def writing_peak_bytes(self) -> int:
         """Before the comparison; what follows it, hashing and flushing, needs a block, but holds what that left."""
         before = takewhile(lambda phase: phase[0] != COMPARING, self.watched.phases.items())
         return max(phase.peak_anonymous_bytes for _, phase in before)
@@ -82,8 +88,9 @@ def _whole(preset: str, layers: int | None, out: Path) -> bool:
     print(f"\n{preset}, {depth} layers, to fp16: {copied_bytes / 1e9:.2f} GB")
     _print_phases(export)
     allowed_s = COPIES * copied_s + BESIDE_S
+    print(f"  {'peak before the comparison, GiB':52} {export.writing_peak_bytes / 2**30:.2f}")
     in_memory = _print_limit(
-        "peak anonymous memory of the export, GiB", export.peak_bytes / 2**30, MEMORY_BYTES / 2**30
+        "peak of the whole process, GiB", export.peak_bytes / 2**30, MEMORY_BYTES / 2**30
     )
     print(f"  {'an fsynced copy of the bundle':52} {copied_s:.1f} s")
     in_time = _print_limit(
@@ -105,13 +112,16 @@ def _depths(preset: str, depths: list[int], out: Path) -> bool:
         _print_phases(export)
     shallow, deep = (parameters(preset_model(preset, layers)) for layers in depths)
     added = ITEM_BYTES * (deep - shallow)
-    peaks = [export.peak_bytes / 2**20 for export in exports]
-    print(f"  {'peak anonymous memory of the export, MiB':52} {peaks[0]:.0f} and {peaks[1]:.0f}")
-    return _print_limit(
-        f"growth with {added / 2**20:.0f} MiB of further layers, MiB",
-        peaks[1] - peaks[0],
-        max(GROWTH_SHARE * added, GROWTH_BYTES) / 2**20,
-    )
+    allowed = max(GROWTH_SHARE * added, GROWTH_BYTES) / 2**20
+    print(f"  {'further layers, MiB':52} {added / 2**20:.0f}")
+    passed = True
+    for what, peaks in (
+        ("before the comparison", [export.writing_peak_bytes / 2**20 for export in exports]),
+        ("of the whole process", [export.peak_bytes / 2**20 for export in exports]),
+    ):
+        print(f"  {f'peak {what}, MiB':52} {peaks[0]:.0f} and {peaks[1]:.0f}")
+        passed &= _print_limit(f"growth of the peak {what}, MiB", peaks[1] - peaks[0], allowed)
+    return passed
 
 
 def _export(preset: str, layers: int | None, folder: Path) -> Export:
