@@ -13,11 +13,13 @@ from numbers import Real
 from typing import Literal
 
 from neo_edge.errors import InputError
+from neo_edge.shown import shown
 
 SamplingMode = Literal["count", "fps", "uniform", "segments", "times"]
 """How frames are chosen; `FrameSampling` has the formulas."""
 
 _MOST_FRAMES = 1_000_000  # a week at 1.6 frames a second
+_ENDLESS = 1e9  # seconds: 30 years
 _NEEDS = {"count": "frames", "uniform": "frames", "segments": "frames", "fps": "fps", "times": "times_s"}
 
 
@@ -49,8 +51,8 @@ class FrameSampling:
     )
 
     def __post_init__(self) -> None:
-        if self.mode not in _NEEDS:
-            raise InputError(f"there is no sampling mode {self.mode!r}: use one of {', '.join(_NEEDS)}")
+        if not isinstance(self.mode, str) or self.mode not in _NEEDS:
+            raise InputError(f"there is no sampling mode {shown(self.mode)}: use one of {', '.join(_NEEDS)}")
         given = {name for name in ("frames", "fps", "times_s") if getattr(self, name) is not None}
         if given != {_NEEDS[self.mode]}:
             raise InputError(
@@ -59,11 +61,13 @@ class FrameSampling:
         for name in ("frames", "max_frames"):
             value = getattr(self, name)
             if value is not None and (type(value) is not int or not 1 <= value <= _MOST_FRAMES):
-                raise InputError(f"{name} is {value!r}; it must be a whole number from 1 to {_MOST_FRAMES}")
+                raise InputError(
+                    f"{name} is {shown(value)}; it must be a whole number from 1 to {_MOST_FRAMES}"
+                )
         if self.max_frames is not None and self.mode != "fps":
             raise InputError(f"max_frames bounds fps; with mode {self.mode!r} leave it out")
         if self.fps is not None and not (_is_number(self.fps) and 0 < self.fps <= _MOST_FRAMES):
-            raise InputError(f"fps is {self.fps!r}; it must be a positive and finite number")
+            raise InputError(f"fps is {shown(self.fps)}; it must be a positive and finite number")
         if self.times_s is not None:
             object.__setattr__(self, "times_s", _checked_times(self.times_s))
 
@@ -124,9 +128,10 @@ _ROUNDING = 1e-6  # of a frame: a time that was computed as index / fps means th
 def _checked_times(times_s: Sequence[float]) -> tuple[float, ...]:
     times = tuple(times_s) if isinstance(times_s, Sequence) and not isinstance(times_s, str) else ()
     if not times or not all(_is_number(one) and one >= 0 for one in times) or list(times) != sorted(times):
-        raise InputError(f"times_s is {times_s!r:.80}; give seconds from 0 on, in order")
+        raise InputError(f"times_s is {shown(times_s)}; give seconds from 0 on, in order")
     return tuple(float(one) for one in times)
 
 
 def _is_number(value: object) -> bool:
-    return isinstance(value, Real) and not isinstance(value, bool) and math.isfinite(value)
+    # A comparison, since a whole number may be too large for a float.
+    return isinstance(value, Real) and not isinstance(value, bool) and -_ENDLESS < value < _ENDLESS

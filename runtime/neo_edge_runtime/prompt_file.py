@@ -1,11 +1,13 @@
 """Prompts in a file, one JSON object a line.
 
     {"prompt": "How many cups?", "images": ["kitchen.jpg"]}
+    {"prompt": "What happens?", "videos": ["clip.mp4"], "frame_sampling": {"mode": "count", "frames": 8}}
     {"prompt": "When does it fall?", "images": ["0.png", "1.png"], "times_s": [0, 0.5], "options": {"seed": 1}}
 
 `prompt` is a question, or a list of token ids. Optional: `id`, a text or a whole number that the answer repeats;
-`images`, found relative to the file; `times_s`, a time to each image, which makes them frames of a video; `duration_s`
-and `fps` of that video; `system`; and `options`, the fields of `SamplingOptions` that differ from the command's.
+`images` and `videos`, found relative to the file; `frame_sampling`, the fields of `FrameSampling` for the videos;
+`times_s`, a time to each image, which makes them frames of a video; `duration_s` and `fps` of that video; `system`; and
+`options`, the fields of `SamplingOptions` that differ from the command's.
 """
 
 from __future__ import annotations

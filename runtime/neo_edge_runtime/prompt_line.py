@@ -9,15 +9,29 @@ from pathlib import Path
 from typing import cast
 
 from neo_edge.errors import ImageError, InputError, PromptError
+from neo_edge.frame_sampling import FrameSampling
+from neo_edge.media_places import FrameTimes, place_media
 from neo_edge.options import SamplingOptions
-from neo_edge.prompt import place_frames, place_images
+from neo_edge.prompt import place_frames
 from neo_edge.shown import shown
 from neo_edge_runtime.batch_request import Request
 from neo_edge_runtime.image_input import check_head
 from neo_edge_runtime.video import Frame
 
-_FIELDS = ("prompt", "id", "images", "times_s", "duration_s", "fps", "system", "options")
+_FIELDS = (
+    "prompt",
+    "id",
+    "images",
+    "times_s",
+    "duration_s",
+    "fps",
+    "system",
+    "options",
+    "videos",
+    "frame_sampling",
+)
 _ENDLESS = 1e38  # what is beyond is no number of seconds
+_CHOICES = tuple(field.name for field in fields(FrameSampling))
 _OPTIONS = tuple(field.name for field in fields(SamplingOptions))
 
 
@@ -52,7 +66,8 @@ class PromptLine:
         self, folder: Path, system: str | None, options: SamplingOptions, vocab_size: int | None
     ) -> Request:
         """What is asked; arguments as of `PromptFile`, and errors as of its `check`."""
-        images = [folder / name for name in self._images()]
+        images = [folder / name for name in self._names("images")]
+        videos = self._videos(folder)
         for image in images:
             try:
                 check_head(image)
@@ -65,8 +80,16 @@ class PromptLine:
             raise self._wrong(f"system is {shown(own_system)}; write it as text")
         prompt = self._prompt()
         if isinstance(prompt, str):
+            if videos and times is not None:
+                raise self._wrong("times_s makes the images frames, and frames cannot stand beside videos")
             check_places(
-                prompt, len(images), times_s=times, duration_s=duration_s, fps=fps, where=self._where
+                prompt,
+                len(images),
+                times_s=times,
+                duration_s=duration_s,
+                fps=fps,
+                where=self._where,
+                videos=len(videos),
             )
         else:
             self._check_ids(prompt, vocab_size)
@@ -80,10 +103,13 @@ class PromptLine:
             system if own_system is None else own_system,
             self._options(options),
             self._where,
+            videos,
+            self._frame_sampling(),
         )
 
     def _check_ids(self, prompt: list[int], vocab_size: int | None) -> None:
-        beside = [field for field in ("system", "times_s", "duration_s", "fps") if field in self._fields]
+        adding = ("system", "times_s", "duration_s", "fps", "videos")
+        beside = [field for field in adding if field in self._fields]
         if beside:
             raise self._wrong(
                 f"a prompt of token ids already holds what {', '.join(beside)} would add: leave them out"
@@ -103,11 +129,32 @@ class PromptLine:
             return cast("list[int]", prompt)
         raise self._wrong(f"prompt is {shown(prompt)}; write a text, or a list of token ids")
 
-    def _images(self) -> list[str]:
-        images = self._fields.get("images", [])
-        if isinstance(images, list) and all(isinstance(name, str) for name in images):
-            return cast("list[str]", images)
-        raise self._wrong(f"images is {shown(images)}; write a list of file names")
+    def _names(self, field: str) -> list[str]:
+        names = self._fields.get(field, [])
+        if isinstance(names, list) and all(isinstance(name, str) for name in names):
+            return cast("list[str]", names)
+        raise self._wrong(f"{field} is {shown(names)}; write a list of file names")
+
+    def _videos(self, folder: Path) -> list[Path]:
+        videos = [folder / name for name in self._names("videos")]
+        missing = [video for video in videos if not video.is_file()]
+        if missing:
+            raise self._wrong(f"{missing[0]} is no file: give the path of a video file")
+        return videos
+
+    def _frame_sampling(self) -> FrameSampling | None:
+        own = self._fields.get("frame_sampling")
+        if own is None:
+            return None
+        if not isinstance(own, dict) or not own.keys() <= set(_CHOICES):
+            found = shown(sorted(own) if isinstance(own, dict) else own)
+            raise self._wrong(
+                f"frame_sampling has {found}; write an object with some of {', '.join(_CHOICES)}"
+            )
+        try:
+            return FrameSampling(**own)
+        except (InputError, TypeError) as error:
+            raise self._wrong(f"frame_sampling: {error}") from error
 
     def _times(self, images: int) -> list[float] | None:
         times = self._fields.get("times_s")
@@ -149,6 +196,7 @@ def check_places(
     duration_s: float | None,
     fps: float | None,
     where: str,
+    videos: int = 0,
 ) -> None:
     """Raises what asking would raise, hours later, about a question and its pictures.
 
@@ -159,6 +207,7 @@ def check_places(
         duration_s: length of that video in seconds.
         fps: frames per second at which the frames were taken.
         where: what the message begins with.
+        videos: how many video files it has.
 
     Raises:
         PromptError: they do not fit each other.
@@ -170,7 +219,7 @@ def check_places(
             raise PromptError(
                 "duration_s and fps describe a video, and times_s is missing: give each image its time"
             )
-        place_images(prompt, images)
+        place_media(prompt, images, [FrameTimes([None])] * videos)
     except PromptError as error:
         raise PromptError(f"{where}: {error}") from error
 

@@ -135,8 +135,8 @@ def _readable(
     if isinstance(source, bytes | bytearray | memoryview):
         yield "the video data", _Sized("the video data", io.BytesIO(source), len(source))
     elif isinstance(source, str | os.PathLike):
-        with _regular_file(Path(source)) as file:
-            yield str(source), _Sized(str(source), file, os.fstat(file.fileno()).st_size)
+        with _regular_file(Path(source)) as regular:
+            yield str(source), _Sized(str(source), regular, os.fstat(regular.fileno()).st_size)
     elif isinstance(source, BinaryReader):
         name = "the video file object"
         file, start = _seekable(name, source)
@@ -198,7 +198,7 @@ class _Sized:
             f"video{Path(name).suffix}"  # where the content leaves a doubt, FFmpeg looks at the ending
         )
         self._file, self._size = file, size
-        self._at = file.seek(0)
+        self._at: int = file.seek(0)
 
     def read(self, size: int) -> bytes:
         try:

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
-import math
 from dataclasses import dataclass, fields
 from numbers import Real
 
 from neo_edge.errors import InputError
+from neo_edge.shown import shown
 from neo_edge_runtime.image_input import MAX_ENCODED_PIXELS
+
+_ENDLESS = 1e18  # an exabyte
 
 
 @dataclass(frozen=True)
@@ -29,10 +31,10 @@ class VideoLimits:
         for field in fields(self):
             value = getattr(self, field.name)
             whole = field.name != "max_duration_s"
-            number = isinstance(value, Real) and not isinstance(value, bool) and math.isfinite(value)
+            number = isinstance(value, Real) and not isinstance(value, bool) and abs(value) < _ENDLESS
             if not number or value <= 0 or (whole and int(value) != value):
                 kind = "whole number" if whole else "number"
-                raise InputError(f"{field.name} is {value!r}; it must be a {kind} above zero")
+                raise InputError(f"{field.name} is {shown(value)}; it must be a {kind} above zero")
 
     def lowered(self, by: VideoLimits | None) -> VideoLimits:
         """The lower of both, field by field."""

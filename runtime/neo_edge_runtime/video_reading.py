@@ -16,6 +16,7 @@ from PIL import Image
 from neo_edge.errors import MemoryBudgetError, VideoError
 from neo_edge.frame_sampling import FrameSampling
 from neo_edge.protocols import get_protocol
+from neo_edge_runtime.image_input import load_image
 from neo_edge_runtime.memory import available_memory_bytes
 from neo_edge_runtime.processors import usable_physical_cores
 from neo_edge_runtime.video import Frame, Video, VideoWarning
@@ -171,5 +172,4 @@ def _require_memory(video: OpenVideo, frames: int) -> None:
 def _compressed(image: Image.Image) -> Image.Image:
     file = io.BytesIO()
     image.save(file, "JPEG", quality=_JPEG_QUALITY)
-    with Image.open(file) as read:
-        return read.convert("RGB")
+    return load_image(file, upstream_rules=True)

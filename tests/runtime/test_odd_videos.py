@@ -391,6 +391,7 @@ def test_damaged_bytes_anywhere_never_hang_and_errors_are_typed() -> None:
         ({"max_duration_s": float("inf")}, "max_duration_s is inf"),
         ({"max_frames": -1}, "max_frames is -1; it must be a whole number"),
         ({"max_frames": 2.5}, "max_frames is 2.5; it must be a whole number"),
+        ({"max_pixels": 10**400}, "max_pixels is a number of about 400 digits"),
         ({"max_pixels": True}, "max_pixels is True"),
         ({"max_decoded_bytes": "1 GiB"}, "max_decoded_bytes is '1 GiB'"),
     ],

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import io
+import json
 import sys
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -22,6 +24,7 @@ from neo_edge_runtime import Frame, Model, Request, Video, VideoLimits, VideoWar
 from neo_edge_runtime.image_input import load_image
 from neo_edge_runtime.preprocessing import PixelLimits, size_image
 from neo_edge_runtime.prompt_assembly import PromptAssembly
+from neo_edge_runtime.prompt_file import open_prompts
 
 CLIP = video([numbered_picture(number) for number in range(24)])
 JPEGS = video(
@@ -183,6 +186,44 @@ def test_a_lower_limit_bounds_the_protocols_own_choice(model: Model) -> None:
 def test_token_ids_bring_no_videos(model: Model) -> None:
     with pytest.raises(InputError, match="frames, videos and system"):
         model.generate([1, 2, 3], videos=[CLIP])
+
+
+def test_a_file_of_prompts_names_videos(model: Model, tmp_path: Path) -> None:
+    (tmp_path / "clip.mp4").write_bytes(CLIP)
+    line = {"prompt": "When?", "videos": ["clip.mp4"], "frame_sampling": {"mode": "count", "frames": 2}}
+    (tmp_path / "asked.jsonl").write_text(json.dumps(line))
+    with open_prompts(tmp_path / "asked.jsonl", system=None, options=SHORT) as prompts:
+        assert prompts.check() == 1
+        requests = [numbered.request for numbered in prompts]
+    (answer,) = model.generate_batch(requests)
+    alone = model.generate("When?", videos=[CLIP], frame_sampling=TWO, options=SHORT)
+    assert answer.token_ids == alone.token_ids
+
+
+@pytest.mark.parametrize(
+    ("fields", "message"),
+    [
+        ({"videos": "clip.mp4"}, "videos is 'clip.mp4'; write a list of file names"),
+        ({"videos": ["missing.mp4"]}, "missing.mp4 is no file"),
+        ({"videos": ["clip.mp4"], "frame_sampling": 8}, "frame_sampling has 8; write an object"),
+        ({"videos": ["clip.mp4"], "frame_sampling": {"speed": 1}}, "some of mode, frames"),
+        (
+            {"videos": ["clip.mp4"], "frame_sampling": {"mode": "count"}},
+            "frame_sampling: .* takes frames; found nothing",
+        ),
+        ({"videos": ["clip.mp4"], "prompt": "<video> <video>"}, "2 <video> places for 1 videos"),
+        ({"videos": ["clip.mp4"], "prompt": [1, 2]}, "videos would add: leave them out"),
+        ({"videos": ["clip.mp4"], "times_s": []}, "frames cannot stand beside videos"),
+    ],
+)
+def test_a_line_whose_video_is_wrong_is_named(tmp_path: Path, fields: dict[str, Any], message: str) -> None:
+    (tmp_path / "clip.mp4").write_bytes(CLIP)
+    (tmp_path / "asked.jsonl").write_text(json.dumps({"prompt": "When?"} | fields))
+    with (
+        open_prompts(tmp_path / "asked.jsonl", system=None, options=SHORT) as prompts,
+        pytest.raises(InputError, match=f"line 1: .*{message}"),
+    ):
+        prompts.check()
 
 
 def test_without_pyav_the_error_holds_the_pip_line(monkeypatch: pytest.MonkeyPatch) -> None:

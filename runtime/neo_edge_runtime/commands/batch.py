@@ -32,6 +32,7 @@ _EXAMPLES = """\
 a line of FILE, an object:
   {"prompt": "How many cups?", "images": ["kitchen.jpg"]}
 Images are found relative to FILE. It may also have id (the answer repeats it),
+videos (file names) and frame_sampling such as {"mode": "count", "frames": 8},
 times_s (seconds, one for each image: frames of a video), duration_s, fps,
 system, and options such as {"max_new_tokens": 20, "seed": 1}; a prompt may be a
 list of token ids. All lines are checked before the first is answered.
