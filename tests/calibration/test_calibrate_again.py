@@ -1,15 +1,17 @@
 from __future__ import annotations
 
 import os
+import shutil
 import signal
 import subprocess
 import sys
 import time
+from collections.abc import Iterator
 from pathlib import Path
 from random import Random
 
 import pytest
-from calibration_bundle import STATISTICS, leftovers, linked_copy, quick_calibrate
+from calibration_bundle import STATISTICS, leftovers, linked_copy, questions, quick_calibrate
 
 from neo_edge.bundle import open_bundle, verify_bundle
 from neo_edge.bundle_update import BundleUpdate
@@ -19,8 +21,9 @@ from neo_edge.errors import (
     StaleCalibrationError,
 )
 from neo_edge.folder_lock import FolderLock
-from neo_edge_calibration import load_statistics
+from neo_edge_calibration import calibrate, load_statistics
 from neo_edge_calibration.observation.run_state import STATE
+from neo_edge_calibration.question import Question
 
 
 def test_statistics_of_another_bundle_are_refused_and_made_anew(nano: Path) -> None:
@@ -125,3 +128,31 @@ def test_a_second_run_with_the_same_data_is_refused_while_the_first_one_works(na
     assert leftovers(nano) == [left]
     lock.release()
     assert not quick_calibrate(nano).reused
+
+
+def test_a_disk_too_small_for_the_hidden_states_is_an_error(
+    nano: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    real = shutil.disk_usage(nano)
+    monkeypatch.setattr(shutil, "disk_usage", lambda _path: real._replace(free=1000))
+    with pytest.raises(
+        CalibrationError, match="the hidden states of 8 samples need .* MB .* take fewer samples"
+    ):
+        quick_calibrate(nano)
+    assert leftovers(nano) == []
+
+
+def test_a_bundle_that_cannot_be_written_is_an_error(nano: Path) -> None:
+    bundle = open_bundle(nano)
+    moved = nano.with_name("moved.bundle")
+
+    def prompts() -> Iterator[Question]:
+        yield from questions(4)
+        nano.rename(moved)  # pulled away while it is calibrated
+        yield from questions(4)
+
+    with pytest.raises(
+        BundleError, match=r"cannot be calibrated: .*No such file.*; it is as it was: look at"
+    ):
+        calibrate(bundle, prompts(), samples=8, threads=1)
+    assert verify_bundle(moved).manifest == bundle.manifest
