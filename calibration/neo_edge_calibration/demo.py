@@ -17,7 +17,7 @@ from PIL import Image, ImageDraw, ImageFont
 import neo_edge
 from neo_edge.bundle import open_bundle
 from neo_edge.checkpoint import open_checkpoint, resolve_checkpoint
-from neo_edge.errors import BundleError, ExportError, MissingExtraError
+from neo_edge.errors import BundleError, ExportError, InputError, MissingExtraError
 from neo_edge_calibration.evaluation import ask
 from neo_edge_calibration.question import Question
 from neo_edge_calibration.scenes import FAMILIES, make_question
@@ -55,6 +55,7 @@ def run_demo(out: Path, seed: int) -> DemoResult:
 
     Raises:
         MissingExtraError: there is something to export, and torch is not installed.
+        InputError: `out` is no folder and cannot be made one.
         ExportError: the export failed; what it printed says why.
     """
     bundle = out / f"{CHECKPOINT}.bundle"
@@ -121,7 +122,12 @@ def _export(target: Path) -> None:
         return
     if find_spec("torch") is None:
         raise MissingExtraError("torch", "export")
-    target.parent.mkdir(parents=True, exist_ok=True)
+    try:
+        target.parent.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise InputError(
+            f"{target.parent} cannot be made a folder ({error}): choose another one with --out"
+        ) from error
     arguments = ["export", CHECKPOINT, "-o", str(target), "--precision", "fp32", "--overwrite"]
     print(f"$ neo-edge {' '.join(arguments)}", flush=True)
     # A process of its own: what answers below has never imported torch.

@@ -22,6 +22,15 @@ def test_without_torch_there_is_the_pip_line_and_status_2(
     assert list(tmp_path.iterdir()) == []
 
 
+def test_a_file_where_its_folder_should_be_is_named(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "out").write_text("mine")
+    assert main(["demo", "--out", str(tmp_path / "out")]) == 1
+    assert "out cannot be made a folder ([Errno 17]" in capsys.readouterr().err
+    assert (tmp_path / "out").read_text() == "mine"
+
+
 def test_ctrl_c_during_its_export_leaves_nothing_behind(tmp_path: Path) -> None:
     out = tmp_path / "out"
     line = [sys.executable, "-m", "neo_edge.cli", "demo", "--out", str(out)]
