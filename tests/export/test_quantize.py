@@ -222,6 +222,7 @@ ROWS = [
     ),
     (["--recipe", "int8", "--data", "none", "--count", "3"], "--count chooses scenes, and --data is 'none'"),
     (["--recipe", "int8", "--data", "gone.jsonl"], "gone.jsonl cannot be read"),
+    (["--recipe", "int8", "--html", "gone/page.html"], "there is no folder gone; make it first"),
 ]
 
 

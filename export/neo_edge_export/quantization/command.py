@@ -90,6 +90,10 @@ class QuantizeCommand:
             raise QuantizationError(
                 f"--target-drop is {args.target_drop:g}; it is in points of accuracy, above 0 and at most 100"
             )
+        if args.html is not None and not args.html.parent.is_dir():  # found now, not after the measurement
+            raise QuantizationError(
+                f"{args.html} cannot be written: there is no folder {args.html.parent}; make it first"
+            )
         recipe, bundle = find_recipe(args.recipe), open_bundle(args.bundle)
         made = quantize(
             bundle,
