@@ -1,8 +1,8 @@
 """Builds real TensorRT-RTX engines ahead of time, without a GPU, and prints what was built for which GPU.
 
-The nano checkpoint and a two-layer slice of the 2b preset, float16 and portable; the decoder with a prefill and a
-decode profile, and the vision graph. It shows that the graphs are taken and engines come out, and what building took.
-That an engine runs, and how fast, only a GPU shows.
+The nano checkpoint in float16, INT8 and INT4, and a two-layer slice of the 2b preset in float16; the decoder with a
+prefill and a decode profile, and the vision graph. It shows that the graphs are taken and engines come out, and what
+building took. That an engine runs, and how fast, only a GPU shows.
 """
 
 from __future__ import annotations
@@ -15,8 +15,9 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from command_line import neo_edge
+
 from neo_edge.byte_size import show_bytes
-from neo_edge.checkpoint import open_checkpoint, resolve_checkpoint
 from neo_edge.checkpoint_presets import preset_config
 from neo_edge.engines import EngineLimits
 from neo_edge.errors import EngineBuildError, MissingExtraError
@@ -30,6 +31,8 @@ from neo_edge_runtime.bench.device import describe_device
 from neo_edge_runtime.processors import usable_physical_cores
 
 COMPUTE_CAPABILITIES = ("80", "86", "89", "120")  # A100, Ampere and Ada workstations, Blackwell workstations
+QUANTIZED = ("int8", "int4-portable")  # recipes, and their variants
+CALIBRATION_SAMPLES = 8  # enough for a graph that is built and never run
 LIMITS = EngineLimits(
     max_context=4096, max_chunk=1024, max_batch=1, max_logits_rows=16, max_patches=4096
 )  # neo-edge build's own
@@ -85,12 +88,16 @@ def engine_cases(
             )
 
 
-def write_nano(folder: Path) -> Path:
-    """The shipped checkpoint's float16 portable graphs; their folder."""
-    write_variants(
-        open_checkpoint(resolve_checkpoint("neo-ov-nano")), folder, ExportOptions(("fp16",), ("portable",))
-    )
-    return folder / "fp16-portable"
+def nano_variants(folder: Path) -> list[Path]:
+    """The shipped checkpoint's portable graphs in float16, INT8 and INT4; a folder each."""
+    bundle = folder / "nano.bundle"
+    precisions = ("--precision", "fp32", "--precision", "fp16", "--ops", "portable")
+    neo_edge("export", "neo-ov-nano", "-o", bundle, *precisions, "--verify-slice", "0:1")
+    neo_edge("calibrate", bundle, "--data", "nano", "--samples", CALIBRATION_SAMPLES, "--threads", 1)
+    for recipe in QUANTIZED:
+        source = ("--source", "fp16-portable", "--data", "none", "--threads", 1)
+        neo_edge("quantize", bundle, "--recipe", recipe, *source)
+    return [bundle / name for name in ("fp16-portable", *QUANTIZED)]
 
 
 def write_slice(folder: Path, preset: str, *, layers: int = 2, vocab: int | None = None) -> Path:
@@ -148,8 +155,10 @@ def main() -> int:
     print(
         f"TensorRT-RTX {installed.version}; plan, seconds and peak memory of building; no GPU: none was run\n"
     )
+    cases: list[EngineCase] = []
     with tempfile.TemporaryDirectory() as folder:
-        cases = list(engine_cases(installed, "neo-ov-nano", write_nano(Path(folder))))
+        for graphs in nano_variants(Path(folder)):
+            cases += engine_cases(installed, "neo-ov-nano", graphs)
     with tempfile.TemporaryDirectory() as folder:
         graphs = write_slice(Path(folder), args.preset, layers=args.layers)
         cases += engine_cases(installed, f"{args.preset}, {args.layers} layers", graphs)

@@ -1,18 +1,30 @@
-"""TensorRT-RTX builds the portable float16 graphs into engines ahead of time, without a GPU.
+"""TensorRT-RTX builds the portable float16, INT8 and INT4 graphs into engines ahead of time, without a GPU.
 
 A stand-in for the TensorRT of robots: its parser and its strong typing are those of TensorRT 11.
 """
 
 from __future__ import annotations
 
+from itertools import product
+
 import pytest
-from engine_cases import COMPUTE_CAPABILITIES, EngineCase, engine_cases, table, write_nano, write_slice
+from engine_cases import (
+    COMPUTE_CAPABILITIES,
+    QUANTIZED,
+    EngineCase,
+    engine_cases,
+    nano_variants,
+    table,
+    write_slice,
+)
 
 from neo_edge_export.tensorrt.installed import Installed, find_tensorrt
 
 # The whole slice's vocabulary takes minutes to write; `make evidence` builds it.
 SMALL_VOCABULARY = 4096
 NANO_LAYERS, SLICE_LAYERS = 6, 2
+PARTS = ("decoder", "vision")
+ONE_IS_ENOUGH = ("86",)  # for quantized variants; their own tests build them for the others
 
 
 @pytest.fixture(scope="module")
@@ -25,20 +37,22 @@ def rtx() -> Installed:
 
 @pytest.fixture(scope="module")
 def cases(rtx: Installed, tmp_path_factory: pytest.TempPathFactory) -> list[EngineCase]:
-    nano = engine_cases(rtx, "nano", write_nano(tmp_path_factory.mktemp("nano")))
+    fp16, *quantized = nano_variants(tmp_path_factory.mktemp("nano"))
     graphs = write_slice(tmp_path_factory.mktemp("slice"), "2b", layers=SLICE_LAYERS, vocab=SMALL_VOCABULARY)
-    return [*nano, *engine_cases(rtx, "slice of 2b", graphs)]
+    return [
+        *engine_cases(rtx, "nano", fp16),
+        *engine_cases(rtx, "slice of 2b", graphs),
+        *(case for folder in quantized for case in engine_cases(rtx, "nano", folder, ONE_IS_ENOUGH)),
+    ]
 
 
 def test_every_engine_is_built_for_every_gpu(
     cases: list[EngineCase], capsys: pytest.CaptureFixture[str]
 ) -> None:
     assert [case.refused for case in cases if case.refused] == []
-    assert {(case.model, case.part, case.compute_capability) for case in cases} == {
-        (model, part, capability)
-        for model in ("nano", "slice of 2b")
-        for part in ("decoder", "vision")
-        for capability in COMPUTE_CAPABILITIES
+    assert {(case.model, case.variant, case.part, case.compute_capability) for case in cases} == {
+        *product(("nano", "slice of 2b"), ("fp16-portable",), PARTS, COMPUTE_CAPABILITIES),
+        *product(("nano",), QUANTIZED, PARTS, ONE_IS_ENOUGH),
     }
     with capsys.disabled():
         print()
@@ -59,10 +73,34 @@ def test_the_networks_are_float16_products_with_float32_softmax(cases: list[Engi
     for case in cases:
         network = case.network
         assert network is not None
+        if case.variant in QUANTIZED:
+            continue
         layers = NANO_LAYERS if case.model == "nano" else SLICE_LAYERS
         decoder = case.part == "decoder"
         assert network.matrix_products == {"HALF x HALF": 13 * layers + 1 if decoder else 2}
         assert network.softmax_layers == (layers if decoder else 0)
+
+
+def test_every_projection_of_the_quantized_variants_is_a_product_of_their_type(
+    cases: list[EngineCase],
+) -> None:
+    found = {
+        (case.variant, case.part): case.network.matrix_products
+        for case in cases
+        if case.variant in QUANTIZED and case.network is not None
+    }
+    # Nine a layer and the head; the four of attention's scores and values stay float16.
+    attention, projections = 4 * NANO_LAYERS, 9 * NANO_LAYERS
+    assert found == {
+        ("int8", "decoder"): {"INT8 x INT8": projections + 1, "HALF x HALF": attention},
+        ("int8", "vision"): {"INT8 x INT8": 2},
+        ("int4-portable", "decoder"): {
+            "HALF x INT4": projections,
+            "HALF x HALF": attention,
+            "HALF x INT8": 1,
+        },
+        ("int4-portable", "vision"): {"HALF x INT8": 2},
+    }
 
 
 def test_a_refused_engine_is_shown_as_such_and_one_that_was_not_tried_too() -> None:
