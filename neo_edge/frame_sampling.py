@@ -134,4 +134,4 @@ def _checked_times(times_s: Sequence[float]) -> tuple[float, ...]:
 
 def _is_number(value: object) -> bool:
     # A comparison, since a whole number may be too large for a float.
-    return isinstance(value, Real) and not isinstance(value, bool) and -_ENDLESS < value < _ENDLESS
+    return isinstance(value, Real) and not isinstance(value, bool) and -_ENDLESS < value < _ENDLESS  # type: ignore[operator]

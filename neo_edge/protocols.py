@@ -37,7 +37,7 @@ class InferenceProtocol:
     multi_image_style: MultiImageStyle  # of images that the text has no place for
     video_style: VideoStyle  # of frames and their times
     max_visual_tokens: int | None = None  # a ceiling for each image, beside max_pixels
-    max_frame_pixels: int | None = None  # a ceiling for each frame of a video, beside these; None: as an image
+    max_frame_pixels: int | None = None  # the same for a frame of a video; None: as an image
     frame_sampling: FrameSampling = _LONG_VIDEO  # which frames of a video file, unless a call says otherwise
 
     def pixel_limits(self, vision: VisionConfig) -> tuple[int, int]:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, fields
-from numbers import Real
 
 from neo_edge.errors import InputError
 from neo_edge.shown import shown
@@ -29,10 +28,10 @@ class VideoLimits:
 
     def __post_init__(self) -> None:
         for field in fields(self):
-            value = getattr(self, field.name)
+            value: object = getattr(self, field.name)
             whole = field.name != "max_duration_s"
-            number = isinstance(value, Real) and not isinstance(value, bool) and abs(value) < _ENDLESS
-            if not number or value <= 0 or (whole and int(value) != value):
+            kinds = int if whole else (int, float)
+            if isinstance(value, bool) or not (isinstance(value, kinds) and 0 < value < _ENDLESS):
                 kind = "whole number" if whole else "number"
                 raise InputError(f"{field.name} is {shown(value)}; it must be a {kind} above zero")
 
