@@ -182,5 +182,6 @@ def test_the_smoothed_maximum_is_exact_and_the_others_are_of_the_rows() -> None:
 
 
 def test_the_range_is_by_the_calibrations_method_unless_told_otherwise() -> None:
-    group = replace(_group(), method="percentile")
-    assert group.range() == group.range("percentile") < group.range("max") == group.channel_amax.max()
+    group = replace(_group(), method="mse")
+    assert group.range() == group.range("mse") < group.range("max") == group.channel_amax.max()
+    assert group.range("mse", levels=7) < group.range("mse")
