@@ -12,7 +12,8 @@ if TYPE_CHECKING:
     from neo_edge_runtime.chat import Chat
     from neo_edge_runtime.completion import Completion, StopReason, Usage
     from neo_edge_runtime.generation import Stream
-    from neo_edge_runtime.model import Model, load
+    from neo_edge_runtime.loading import load
+    from neo_edge_runtime.model import Model
     from neo_edge_runtime.session import Checkpoint, Session
     from neo_edge_runtime.video import Frame, Video, VideoWarning
     from neo_edge_runtime.video_limits import VideoLimits
@@ -57,7 +58,7 @@ _HOMES = {
     "Video": "video",
     "VideoLimits": "video_limits",
     "VideoWarning": "video",
-    "load": "model",
+    "load": "loading",
     "read_video": "video_reading",
 }
 

@@ -37,7 +37,7 @@ from neo_edge_calibration.quality.asking import Interviewer
 from neo_edge_calibration.quality.measuring import variant_bytes
 from neo_edge_calibration.question import Question, Questions
 from neo_edge_calibration.scoring import is_right
-from neo_edge_runtime.model import load
+from neo_edge_runtime.loading import load
 
 FAMILIES = ("colour", "box", "motion")
 COUNT = 7  # 21 questions: a whole block and a part of one

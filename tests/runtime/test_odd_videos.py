@@ -21,7 +21,7 @@ import pytest
 from PIL import Image
 from video_files import audio_only, number_of, numbered_picture, video
 
-from neo_edge.errors import InputError, VideoError
+from neo_edge.errors import VideoError
 from neo_edge.frame_sampling import FrameSampling
 from neo_edge_runtime.video import Video, VideoWarning
 from neo_edge_runtime.video_limits import VideoLimits
@@ -382,28 +382,3 @@ def test_damaged_bytes_anywhere_never_hang_and_errors_are_typed() -> None:
                 warnings.simplefilter("ignore", VideoWarning)
                 with suppress(VideoError):
                     read_video(bytes(broken), FOUR, limits=VideoLimits(max_decoded_bytes=10**9))
-
-
-@pytest.mark.parametrize(
-    ("fields", "message"),
-    [
-        ({"max_duration_s": 0}, "max_duration_s is 0; it must be a number above zero"),
-        ({"max_duration_s": float("inf")}, "max_duration_s is inf"),
-        ({"max_frames": -1}, "max_frames is -1; it must be a whole number"),
-        ({"max_frames": 2.5}, "max_frames is 2.5; it must be a whole number"),
-        ({"max_pixels": 10**400}, "max_pixels is a number of about 400 digits"),
-        ({"max_pixels": True}, "max_pixels is True"),
-        ({"max_decoded_bytes": "1 GiB"}, "max_decoded_bytes is '1 GiB'"),
-    ],
-)
-def test_impossible_limits_are_refused(fields: dict[str, Any], message: str) -> None:
-    with pytest.raises(InputError, match=message):
-        VideoLimits(**fields)
-
-
-def test_a_request_lowers_limits_and_never_raises_them() -> None:
-    model = VideoLimits(max_duration_s=60, max_frames=10)
-    asked = VideoLimits(max_duration_s=600, max_frames=5, max_pixels=100)
-    lowered = model.lowered(asked)
-    assert (lowered.max_duration_s, lowered.max_frames, lowered.max_pixels) == (60, 5, 100)
-    assert model.lowered(None) is model

@@ -100,7 +100,7 @@ def add_sampling_arguments(parser: argparse.ArgumentParser) -> None:
 
 def load_model(args: argparse.Namespace) -> Model:
     """The model that the arguments describe; raises as `neo_edge_runtime.load`."""
-    from neo_edge_runtime.model import load
+    from neo_edge_runtime.loading import load
     from neo_edge_runtime.prefill_plan import DEFAULT_CHUNK_TOKENS
 
     return load(
