@@ -60,6 +60,7 @@ RECIPES: Mapping[str, Recipe] = {
                 *_FOUR_BITS,
                 LayerRule("vision.*", "w8a8-token", "clipped"),
             ),
+            smoothing=_SMOOTHED,
             target_drop=3.0,
         ),
         Recipe(
@@ -71,6 +72,7 @@ RECIPES: Mapping[str, Recipe] = {
                 *_FOUR_BITS,
                 LayerRule("vision.*", "w8", "clipped"),
             ),
+            smoothing=_SMOOTHED,
             target_drop=3.0,
         ),
     )
