@@ -14,6 +14,7 @@ import numpy as np
 
 from neo_edge.errors import BackendError
 from neo_edge_runtime.backend import DecoderInputs
+from neo_edge_runtime.denormals import denormals_flushed
 from neo_edge_runtime.heap import trim_heap
 from neo_edge_runtime.kv_cache import HostCache
 
@@ -108,7 +109,8 @@ class OrtDecoderState:
             binding.take(inputs)
         options = None if decode else self._prefill_options(inputs)
         try:
-            self._decoder.session.run_with_iobinding(binding.io, options)
+            with denormals_flushed():
+                self._decoder.session.run_with_iobinding(binding.io, options)
         except self._decoder.errors as error:
             raise BackendError(
                 f"the decoder graph failed on {inputs.inputs_embeds.shape[1]} tokens at {inputs.write_index.tolist()} "

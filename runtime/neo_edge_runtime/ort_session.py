@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
+from neo_edge_runtime.denormals import float_environment_kept, flushes_denormals
+
 if TYPE_CHECKING:
     from pathlib import Path
     from types import ModuleType
@@ -16,12 +18,15 @@ def session_options(ort: ModuleType, threads: int) -> Any:  # onnxruntime has no
     options.inter_op_num_threads = 1
     options.execution_mode = ort.ExecutionMode.ORT_SEQUENTIAL
     options.log_severity_level = 3  # its warnings are about its own optimizations
+    if flushes_denormals:  # in the graph's own threads; `denormals_flushed` does it in the caller's
+        options.add_session_config_entry("session.set_denormal_as_zero", "1")
     return options
 
 
 def open_session(ort: ModuleType, graph: Path, options: Any) -> Any:
     """The graph on the CPU; raises one of `ort_errors`."""
-    return ort.InferenceSession(str(graph), options, providers=["CPUExecutionProvider"])
+    with float_environment_kept():  # the option above changes this thread's, too
+        return ort.InferenceSession(str(graph), options, providers=["CPUExecutionProvider"])
 
 
 def ort_errors(ort: ModuleType) -> tuple[type[Exception], ...]:
