@@ -9,8 +9,7 @@ from __future__ import annotations
 import ctypes
 import platform
 import sys
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from dataclasses import dataclass
 
 # The C library's `fenv_t` on x86-64: 28 bytes of the x87 unit, then MXCSR, the control register of SSE and AVX.
@@ -20,10 +19,10 @@ _FLUSH_TO_ZERO, _DENORMALS_ARE_ZERO = 1 << 15, 1 << 6
 
 @dataclass(frozen=True)
 class _FloatEnvironment:
-    """The two functions of <fenv.h> that read and set this thread's; each gives 0 when it did."""
+    """The two functions of <fenv.h> that read and set this thread's; they take an address."""
 
-    read: Callable[[ctypes.Array[ctypes.c_char]], int]
-    set: Callable[[ctypes.Array[ctypes.c_char]], int]
+    read: Callable[[int], int]
+    set: Callable[[int], int]
 
 
 def _find_environment() -> _FloatEnvironment | None:
@@ -31,9 +30,12 @@ def _find_environment() -> _FloatEnvironment | None:
         return None  # ARM's units are as quick with denormal numbers as with others
     try:
         library = ctypes.CDLL("libm.so.6")
-        return _FloatEnvironment(library.fegetenv, library.fesetenv)
+        read, change = library.fegetenv, library.fesetenv
     except (OSError, AttributeError):
         return None
+    for function in (read, change):
+        function.argtypes = [ctypes.c_void_p]
+    return _FloatEnvironment(read, change)
 
 
 _ENVIRONMENT = _find_environment()
@@ -41,32 +43,37 @@ _CHANGED = _FLUSH_TO_ZERO | _DENORMALS_ARE_ZERO
 flushes_denormals = _ENVIRONMENT is not None  # False: this machine cannot, or has no need to
 
 
-@contextmanager
-def float_environment_kept() -> Iterator[None]:
-    """Whatever happens to this thread's rounding and flushing inside is undone."""
-    if _ENVIRONMENT is None:
-        yield
-        return
-    before = ctypes.create_string_buffer(_ENVIRONMENT_BYTES)
-    _ENVIRONMENT.read(before)
-    try:
-        yield
-    finally:
-        _ENVIRONMENT.set(before)
+class FloatEnvironmentKept:
+    """Whatever happens to this thread's rounding and flushing inside is undone. Neither shared nor nested."""
+
+    def __init__(self) -> None:
+        self._before = ctypes.create_string_buffer(_ENVIRONMENT_BYTES)
+        self._before_at = ctypes.addressof(self._before)
+
+    def __enter__(self) -> None:
+        if _ENVIRONMENT is not None:
+            _ENVIRONMENT.read(self._before_at)
+
+    def __exit__(self, *_: object) -> None:
+        if _ENVIRONMENT is not None:
+            _ENVIRONMENT.set(self._before_at)
 
 
-@contextmanager
-def denormals_flushed() -> Iterator[None]:
-    """This thread takes denormal numbers for zero inside, and does afterwards what it did before."""
-    if _ENVIRONMENT is None:
-        yield
-        return
-    before = ctypes.create_string_buffer(_ENVIRONMENT_BYTES)
-    _ENVIRONMENT.read(before)
-    mxcsr = int.from_bytes(before.raw[_MXCSR_AT:], "little") | _CHANGED
-    inside = before.raw[:_MXCSR_AT] + mxcsr.to_bytes(4, "little")
-    _ENVIRONMENT.set(ctypes.create_string_buffer(inside, _ENVIRONMENT_BYTES))
-    try:
-        yield
-    finally:
-        _ENVIRONMENT.set(before)
+class DenormalsFlushed(FloatEnvironmentKept):
+    """This thread takes denormal numbers for zero inside, and does afterwards what it did before.
+
+    One object serves all runs of a state: entering and leaving stand beside every decode step.
+    """
+
+    def __init__(self) -> None:
+        super().__init__()
+        self._inside = ctypes.create_string_buffer(_ENVIRONMENT_BYTES)
+        self._inside_at = ctypes.addressof(self._inside)
+        self._mxcsr = ctypes.c_uint32.from_buffer(self._inside, _MXCSR_AT)
+
+    def __enter__(self) -> None:
+        if _ENVIRONMENT is not None:
+            _ENVIRONMENT.read(self._before_at)
+            _ENVIRONMENT.read(self._inside_at)
+            self._mxcsr.value |= _CHANGED
+            _ENVIRONMENT.set(self._inside_at)

@@ -14,7 +14,7 @@ import numpy as np
 
 from neo_edge.errors import BackendError
 from neo_edge_runtime.backend import DecoderInputs
-from neo_edge_runtime.denormals import denormals_flushed
+from neo_edge_runtime.denormals import DenormalsFlushed
 from neo_edge_runtime.heap import trim_heap
 from neo_edge_runtime.kv_cache import HostCache
 
@@ -65,6 +65,7 @@ class OrtDecoderState:
     def __init__(self, decoder: OrtDecoder, cache: HostCache) -> None:
         self._decoder, self._cache = decoder, cache
         self._step: _Binding | None = None
+        self._flushing = DenormalsFlushed()
 
     @classmethod
     def empty(cls, decoder: OrtDecoder, *, batch: int, capacity: int) -> OrtDecoderState:
@@ -109,7 +110,7 @@ class OrtDecoderState:
             binding.take(inputs)
         options = None if decode else self._prefill_options(inputs)
         try:
-            with denormals_flushed():
+            with self._flushing:
                 self._decoder.session.run_with_iobinding(binding.io, options)
         except self._decoder.errors as error:
             raise BackendError(

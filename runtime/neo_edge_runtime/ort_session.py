@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-from neo_edge_runtime.denormals import float_environment_kept, flushes_denormals
+from neo_edge_runtime.denormals import FloatEnvironmentKept, flushes_denormals
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -25,7 +25,7 @@ def session_options(ort: ModuleType, threads: int) -> Any:  # onnxruntime has no
 
 def open_session(ort: ModuleType, graph: Path, options: Any) -> Any:
     """The graph on the CPU; raises one of `ort_errors`."""
-    with float_environment_kept():  # the option above changes this thread's, too
+    with FloatEnvironmentKept():  # the option above changes this thread's, too
         return ort.InferenceSession(str(graph), options, providers=["CPUExecutionProvider"])
 
 

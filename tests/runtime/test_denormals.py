@@ -10,7 +10,7 @@ from tiny_golden import append_text
 
 from neo_edge.bundle import open_bundle
 from neo_edge_runtime import Session
-from neo_edge_runtime.denormals import denormals_flushed, float_environment_kept, flushes_denormals
+from neo_edge_runtime.denormals import DenormalsFlushed, FloatEnvironmentKept, flushes_denormals
 from neo_edge_runtime.ort_backend import OrtBackend
 
 needs_flushing = pytest.mark.skipif(
@@ -26,22 +26,21 @@ def denormal_product() -> float:
 @needs_flushing
 def test_denormals_are_zero_inside_and_numbers_again_outside() -> None:
     assert denormal_product() == pytest.approx(1e-39, rel=1e-3)
-    with denormals_flushed():
+    with DenormalsFlushed():
         assert denormal_product() == 0.0
-        with denormals_flushed():
+        with DenormalsFlushed():
             assert denormal_product() == 0.0
         assert denormal_product() == 0.0
     assert denormal_product() == pytest.approx(1e-39, rel=1e-3)
-    with pytest.raises(KeyError), denormals_flushed():
+    with pytest.raises(KeyError), DenormalsFlushed():
         raise KeyError
     assert denormal_product() == pytest.approx(1e-39, rel=1e-3)
 
 
 @needs_flushing
 def test_a_changed_environment_is_put_back() -> None:
-    with float_environment_kept():
-        flushed = denormals_flushed()
-        flushed.__enter__()
+    with FloatEnvironmentKept():
+        DenormalsFlushed().__enter__()
         assert denormal_product() == 0.0
     assert denormal_product() == pytest.approx(1e-39, rel=1e-3)
 
