@@ -3,11 +3,16 @@
 from __future__ import annotations
 
 import os
+import signal
 import tempfile
 
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 # No test sees what the user's own cache holds; the folder is never made.
 os.environ["NEO_EDGE_CACHE_DIR"] = f"{tempfile.gettempdir()}/neo-edge-tests-{os.getpid()}/cache"
+
+# A shell's background jobs start with Ctrl-C ignored, and so would every program that the tests start and interrupt.
+if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
+    signal.signal(signal.SIGINT, signal.default_int_handler)
 
 from pathlib import Path
 
