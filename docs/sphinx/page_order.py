@@ -10,6 +10,7 @@ if TYPE_CHECKING:
 PAGES = (
     "getting-started",
     "embedding",
+    "prepacked-cache",
     "video",
     "bundle",
     "graph-contract",
