@@ -161,7 +161,7 @@ def _regular_file(path: Path) -> io.FileIO:
     if not stat.S_ISREG(os.fstat(descriptor).st_mode):
         os.close(descriptor)
         raise VideoError(
-            f"{path} is a folder, a pipe or a device: give the path of a video file; live sources are for model.watch"
+            f"{path} is a folder, a pipe or a device: give the path of a video file; of a live source pass frames"
         )
     return io.FileIO(descriptor, "rb")
 
