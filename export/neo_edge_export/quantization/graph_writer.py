@@ -111,14 +111,10 @@ class _GraphWriter:
 
     def write_others(self) -> None:
         """Norms, biases and tables; what smoothing takes from an input goes into the norm before it."""
-        products = {product.weight for product in self._graph.products}
-        for name, value in self._graph.model.graph.initializers.items():
+        for name in self._others:
             fold = self._inputs.fold(name)
-            if name in products or not (
-                fold.outputs is not None or isinstance(value.const_value, ir.ExternalTensor)
-            ):
-                continue
-            if name.endswith("_scale") and name.removesuffix("_scale") in products:
+            stored = self._graph.model.graph.initializers[name].const_value
+            if fold.outputs is None and not isinstance(stored, ir.ExternalTensor):
                 continue
             array = np.asarray(self._graph.values(name))
             if fold.outputs is not None:
