@@ -163,10 +163,12 @@ class BundleUpdate:
             # The file system lets one process make it, also where it has no locks.
             self._staging.mkdir()
         except FileExistsError:
-            raise BundleError(
-                f"{self._root} is being updated by another process: wait until it has ended (if none runs, delete "
-                f"{self._staging})"
-            ) from None
+            raise self._busy() from None
+        if self._lock is None and (proof := FolderLock.take(self._staging)) is not None:
+            # There are locks, so another process has the bundle's, and would take this directory for a leftover.
+            proof.release()
+            self._staging.rmdir()
+            raise self._busy()
         self._open = True
         self.directory.mkdir()
 
@@ -237,6 +239,12 @@ class BundleUpdate:
         if known is None or known[0] != mark:
             known = self._entries[relative] = mark, file_entry(path)
         return known[1]
+
+    def _busy(self) -> BundleError:
+        return BundleError(
+            f"{self._root} is being updated by another process: wait until it has ended (if none runs, delete "
+            f"{self._staging})"
+        )
 
     def _failure(self, error: OSError) -> BundleError:
         cure = cure_of(error) or "look at what the system says"

@@ -16,6 +16,7 @@ from neo_edge.bundle import Bundle, open_bundle, verify_bundle
 from neo_edge.bundle_update import STAGING, BundleUpdate
 from neo_edge.config import load_config
 from neo_edge.errors import BundleCorruptError, BundleError
+from neo_edge.folder_lock import FolderLock
 from neo_edge.manifest import Calibration, Manifest
 
 
@@ -90,6 +91,16 @@ def test_a_second_update_at_the_same_time_is_refused(bundle: Bundle) -> None:
         update.commit(lambda manifest: _with_variant(manifest, "int8", "int8"))
     with BundleUpdate(bundle):
         pass
+
+
+def test_a_bundle_whose_lock_another_process_has_just_taken_is_refused(bundle: Bundle) -> None:
+    lock = FolderLock.take(bundle.root)  # as it does before it makes its directory
+    assert lock is not None
+    with pytest.raises(BundleError, match="is being updated by another process"), BundleUpdate(bundle):
+        pass
+    assert not (bundle.root / STAGING).exists()
+    lock.release()
+    _add_variant(bundle)
 
 
 def test_the_manifest_is_read_anew_under_the_lock(bundle: Bundle) -> None:

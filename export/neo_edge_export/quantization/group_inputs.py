@@ -121,7 +121,9 @@ def plan_inputs(
                 scales[group] = smoothing.scales
             if smoothing.clip is not None:
                 clips[group] = smoothing.clip
-        if group not in clips:
+        if group not in clips and group in scales:  # as weights of another scheme on the same input wanted it
+            clips[group] = found.smoothed(scales[group], recipe.range_method)
+        elif group not in clips:
             clips[group] = found.range(recipe.range_method)
     used = {group: place for group, place in places.items() if group in scales}
     return GroupInputs(statistics.groups, scales, clips, folds(tuple(used.values()), scales), strengths)
