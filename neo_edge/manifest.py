@@ -93,6 +93,8 @@ class Variant:
         """What is known against using the variant; empty when nothing is."""
         if self.quality.get("below_target"):
             return "it loses more accuracy than its target allows, and was written by force"
+        if self.quality.get("verdict") == "not shown":
+            return "that it loses less accuracy than its target was not shown: it was asked too few questions"
         return "its quality was never measured" if self.quality.get("unmeasured") else ""
 
     @property

@@ -126,7 +126,7 @@ class QualityReport:
 
     def conclusion(self) -> str:
         """The verdict as a sentence."""
-        target = f"{show_points(self.target_drop)} point{'' if self.target_drop == 0.01 else 's'}"
+        target = named_points(self.target_drop)
         if self.verdict == "met":
             return f"Met: the 95 % interval of the drop lies under {target} in every family."
         if self.verdict == "missed":
@@ -180,6 +180,11 @@ class QualityReport:
 def show_points(share: float) -> str:
     """A share in points: `0.01` is `1`."""
     return f"{100 * share:g}"
+
+
+def named_points(share: float) -> str:
+    """A share in points, with the word: `0.01` is `1 point`."""
+    return f"{show_points(share)} point{'' if share == 0.01 else 's'}"
 
 
 def _family_dict(family: FamilyQuality) -> dict[str, JsonValue]:

@@ -64,7 +64,9 @@ class QuantizeCommand:
             "recipe's target, and no layer is kept)",
         )
         parser.add_argument(
-            "--force", action="store_true", help="write the variant although it misses its target"
+            "--force",
+            action="store_true",
+            help="write the variant although it lost its target or more in a family",
         )
         parser.add_argument(
             "--overwrite", action="store_true", help="replace a quantized variant of that name"
@@ -160,4 +162,6 @@ def _print(made: Quantized, args: argparse.Namespace) -> None:
         print(f"kept in higher precision: {product}")
     if made.variant.quality.get("below_target"):
         print("below its target, and written because --force was given; the bundle says so")
+    elif made.report is not None and not made.report.met:
+        print("not shown to meet its target by so few questions; the bundle says so")
     print(f"wrote the variant {made.name} into {args.bundle}")

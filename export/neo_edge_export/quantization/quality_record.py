@@ -8,30 +8,66 @@ from typing import cast
 from neo_edge.errors import QuantizationError
 from neo_edge.manifest_fields import JsonValue
 from neo_edge_calibration.quality import QualityReport
-from neo_edge_calibration.quality.report import show_points
+from neo_edge_calibration.quality.interval import questions_needed
+from neo_edge_calibration.quality.report import FamilyQuality, named_points, show_points
 from neo_edge_calibration.statistics import CalibrationStatistics
 from neo_edge_export.quantization.group_inputs import GroupInputs
 from neo_edge_export.quantization.recipe import Recipe
 
 
-def lost_families(report: QualityReport) -> list[str]:
-    """Families that lost as much as the target or more; noise of few questions counts."""
-    return [family.name for family in report.families if family.drop >= report.target_drop]
+def lost_families(report: QualityReport) -> list[FamilyQuality]:
+    """Families whose measured drop is the target or more, whether the interval proves it or not."""
+    return [family for family in report.families if family.drop >= report.target_drop]
 
 
 def require_quality(name: str, report: QualityReport | None, *, force: bool, kept: bool) -> None:
-    """Raises `QuantizationError` when a variant lost too much, unless it is forced."""
+    """Raises `QuantizationError` when a variant lost its target or more in a family, unless it is forced.
+
+    Where the whole interval of a family's drop lies at the target or above, the loss is shown, and only a better
+    variant helps; where it only reaches there, more questions may show another drop. A variant whose drops all lie
+    below the target, with an interval that reaches it, is written, and its manifest says that nothing was shown.
+
+    Args:
+        name: of the variant.
+        report: None: it was not measured.
+        force: write it all the same.
+        kept: whether a target drop already kept layers in higher precision.
+    """
     lost = lost_families(report) if report is not None else []
     if report is None or not lost or force:
         return
-    drops = {family.name: family.drop for family in report.families}
-    worst = ", ".join(f"{family} {show_points(round(drops[family], 4))}" for family in lost)
-    cure = "keep sensitive layers finer with --target-drop" if not kept else "choose a finer recipe"
+    target = report.target_drop
+    shown = [family for family in lost if family.verdict(target) == "missed"]
+    found = [
+        f"{what}: {', '.join(map(_in_points, families))}"
+        for what, families in (
+            ("It loses more, as these questions show", shown),
+            ("It lost more here, which so few questions do not prove", [f for f in lost if f not in shown]),
+        )
+        if families
+    ]
+    more = max(questions_needed(target), *(2 * family.count for family in lost))
+    cures = [
+        "choose a finer recipe" if kept else "keep sensitive layers finer with --target-drop",
+        "calibrate with more data",
+        *([] if shown else [f"ask more questions (--count {more}, or a longer file)"]),
+    ]
     raise QuantizationError(
-        f"the variant {name!r} loses points of accuracy: {worst}; its target is below "
-        f"{show_points(report.target_drop)} in every family, so it is not written: {cure}, calibrate with more data, "
-        "ask more questions, or write it with --force"
+        f"the variant {name!r} is not written: its target is to lose less than {named_points(target)} of "
+        f"accuracy in every family. {'. '.join(found)}. {_sentence(', '.join(cures))}, or write it with --force"
     )
+
+
+def _in_points(family: FamilyQuality) -> str:
+    low, high = (show_points(round(end, 4)) for end in family.interval)
+    return (
+        f"{family.name} {show_points(round(family.drop, 4))} (95 % interval {low} to {high}; {family.lost} lost and "
+        f"{family.gained} gained of {family.count})"
+    )
+
+
+def _sentence(words: str) -> str:
+    return words[0].upper() + words[1:]
 
 
 def quality_record(report: QualityReport | None, made: dict[str, JsonValue]) -> dict[str, JsonValue]:
