@@ -165,7 +165,8 @@ def _backend(directory: Path, manifest: Manifest, name: str, window: range) -> I
     model = window_config(manifest.model, window)
     bundle = Bundle(directory, replace(manifest, model=model, variants={name: variant}, files=files))
     try:
-        backend = OrtBackend(bundle, name, prepacked="off")
+        # A 2B model's output layer alone has 1.2 GiB, which packing would hold twice while it opens.
+        backend = OrtBackend(bundle, name, prepacked="off", pack_weights=False)
         yield backend
         backend.close()
     finally:

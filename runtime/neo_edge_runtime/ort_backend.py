@@ -53,6 +53,7 @@ class OrtBackend:
         threads: int | None = None,
         keep_scratch: bool = True,
         prepacked: PrepackedMode = "auto",
+        pack_weights: bool = True,
     ) -> None:
         """Loads the graphs.
 
@@ -64,6 +65,8 @@ class OrtBackend:
             keep_scratch: whether the scratch of a prefill (attention scores, chiefly) stays for the next one.
             prepacked: `auto` maps the variant from this machine's prepacked cache where it is there; `build` puts
                 it there first, which takes seconds and disk space; `off` leaves the cache alone.
+            pack_weights: whether products lay their weights out anew while the graphs are loaded; without it that takes
+                less memory, and answers take longer.
 
         Raises:
             BundleError: no such variant, or its graphs are not those that the manifest describes.
@@ -81,6 +84,7 @@ class OrtBackend:
         ort = require("onnxruntime", extra="cpu")
         _require_version(ort, variant_name, variant)
         self.threads = threads or usable_physical_cores()
+        self._pack_weights = pack_weights
         self._ort, self._errors = ort, ort_errors(ort)
         self._prepacked = prepacked_variant(ort, bundle, variant_name, prepacked)
         config, portable, cache_dtype = (
@@ -174,7 +178,8 @@ class OrtBackend:
 
     def _open(self, bundle: Bundle, relative: str) -> Any:
         try:
-            return open_session(self._ort, bundle.path(relative), session_options(self._ort, self.threads))
+            options = session_options(self._ort, self.threads, pack_weights=self._pack_weights)
+            return open_session(self._ort, bundle.path(relative), options)
         except self._errors as error:
             raise BackendError(
                 f"onnxruntime {self._ort.__version__} cannot load {relative} of {bundle.root} ({error}): check the "

@@ -11,13 +11,18 @@ if TYPE_CHECKING:
     from types import ModuleType
 
 
-def session_options(ort: ModuleType, threads: int) -> Any:  # onnxruntime has no types
-    """`threads` for each operator; operators run one after another; only errors are logged."""
+def session_options(ort: ModuleType, threads: int, *, pack_weights: bool = True) -> Any:  # it has no types
+    """`threads` for each operator; operators run one after another; only errors are logged.
+
+    Without `pack_weights` products read the weights as they lie, and opening a graph makes no second copy of them.
+    """
     options = ort.SessionOptions()
     options.intra_op_num_threads = threads
     options.inter_op_num_threads = 1
     options.execution_mode = ort.ExecutionMode.ORT_SEQUENTIAL
     options.log_severity_level = 3  # its warnings are about its own optimizations
+    if not pack_weights:
+        options.add_session_config_entry("session.disable_prepacking", "1")
     if flushes_denormals:  # in the graph's own threads; `denormals_flushed` does it in the caller's
         options.add_session_config_entry("session.set_denormal_as_zero", "1")
     return options
