@@ -1,0 +1,184 @@
+"""An engine of TensorRT or TensorRT-RTX, from the bytes of a plan."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Mapping
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from neo_edge.errors import BackendError, EngineError
+from neo_edge_runtime.tensorrt.engine import Port
+
+if TYPE_CHECKING:
+    from neo_edge_runtime.tensorrt import runtime_api as api
+    from neo_edge_runtime.tensorrt.device import Location, Tensor
+    from neo_edge_runtime.tensorrt.engine import Context
+    from neo_edge_runtime.tensorrt.installed import Installed, TensorRT
+
+_log = logging.getLogger(__name__)
+_KEPT = 20  # lines of TensorRT's: the cause comes last
+_TYPES = {
+    "FLOAT": np.float32,
+    "HALF": np.float16,
+    "INT32": np.int32,
+    "INT64": np.int64,
+    "INT8": np.int8,
+    "UINT8": np.uint8,
+    "BOOL": np.bool_,
+}
+
+
+class TrtEngine:
+    """Weights on the device, through TensorRT."""
+
+    def __init__(self, installed: Installed, plan: object, label: str) -> None:
+        """Deserializes.
+
+        Args:
+            installed: the TensorRT that the plan was built with.
+            plan: a buffer. A plan is native code: only what `neo_edge.engine_files.read_plan` gave, and only after a
+                driver and a device were found, since without them TensorRT crashes.
+            label: what messages call the plan.
+
+        Raises:
+            EngineError: TensorRT refuses the plan.
+        """
+        self._log = _EngineLog(installed.module)
+        # TensorRT's objects must go in this order: contexts, engine, runtime, logger.
+        self._runtime: api.Runtime | None = installed.module.Runtime(self._log.logger)
+        self._engine: api.ICudaEngine | None = self._runtime.deserialize_cuda_engine(plan)
+        if self._engine is None:
+            raise EngineError(
+                f"{installed.backend} {installed.version} does not load {label}:\n{self._log.text}\nIt may need more "
+                "memory than the GPU has free; otherwise build it again with neo-edge build --overwrite"
+            )
+        self._strategy = installed.module.ExecutionContextAllocationStrategy.USER_MANAGED
+        self._label = label
+        self._ports = {port.name: port for port in _ports(self._engine, label)}
+        self.profiles = self._engine.num_optimization_profiles
+
+    @property
+    def ports(self) -> Mapping[str, Port]:
+        """Inputs and outputs by name."""
+        return self._ports
+
+    def scratch_bytes(self, profile: int) -> int:
+        """Device memory that a context of the profile works in."""
+        return int(self._open().get_device_memory_size_for_profile_v2(profile))
+
+    def new_context(self, profile: int, scratch: Tensor, stream: int) -> Context:
+        """A context; raises `BackendError` when TensorRT makes none."""
+        context = self._open().create_execution_context(self._strategy)
+        if context is None:
+            raise self._log.failure(f"TensorRT makes no execution context of {self._label}")
+        # Before the profile is set: from then on TensorRT may use it.
+        context.set_device_memory(scratch.address, scratch.nbytes)
+        if not context.set_optimization_profile_async(profile, stream):
+            raise self._log.failure(f"TensorRT does not take profile {profile} of {self._label}")
+        return TrtContext(context, self._log, self._label)
+
+    def close(self) -> None:
+        """Gives the weights back."""
+        self._engine = None
+        self._runtime = None
+
+    def _open(self) -> api.ICudaEngine:
+        if self._engine is None:
+            raise BackendError(f"{self._label} is closed: load the bundle again")
+        return self._engine
+
+
+class TrtContext:
+    """TensorRT's execution context."""
+
+    def __init__(self, context: api.IExecutionContext, log: _EngineLog, label: str) -> None:
+        self._context: api.IExecutionContext | None = context
+        self._log, self._label = log, label
+
+    def set_shape(self, name: str, shape: tuple[int, ...]) -> None:
+        """Of an input."""
+        if not self._open().set_input_shape(name, shape):
+            raise self._log.failure(f"TensorRT refuses the shape {list(shape)} of {name} of {self._label}")
+
+    def set_address(self, name: str, address: int) -> None:
+        """Of an input or output."""
+        if not self._open().set_tensor_address(name, address):
+            raise self._log.failure(f"TensorRT refuses the memory of {name} of {self._label}")
+
+    def execute(self, stream: int) -> None:
+        """Queues a run."""
+        if not self._open().execute_async_v3(stream):
+            raise self._log.failure(f"TensorRT does not run {self._label}")
+
+    def close(self) -> None:
+        """Gives it back."""
+        self._context = None
+
+    def _open(self) -> api.IExecutionContext:
+        if self._context is None:
+            raise BackendError(f"a context of {self._label} is closed: load the bundle again")
+        return self._context
+
+
+class _EngineLog:
+    """TensorRT's errors, kept for the message of what failed; warnings go to the log."""
+
+    def __init__(self, module: TensorRT) -> None:
+        self._errors: list[str] = []
+        self.logger = _logger(module, self)
+
+    @property
+    def text(self) -> str:
+        """The last errors, one a line."""
+        return "\n".join(f"  {line}" for line in self._errors[-_KEPT:]) or "  it does not say why"
+
+    def failure(self, what: str) -> BackendError:
+        """With what TensorRT said; that is forgotten then."""
+        error = BackendError(
+            f"{what}:\n{self.text}\nsmaller requests need less memory; neo-edge doctor says what is installed"
+        )
+        self._errors.clear()
+        return error
+
+    def add(self, message: str, *, is_error: bool) -> None:
+        """Called by TensorRT."""
+        if is_error:
+            self._errors.append(message.strip())
+        else:
+            _log.info("TensorRT: %s", message.strip())
+
+
+def _logger(module: TensorRT, kept: _EngineLog) -> api.ILogger:
+    base: type = module.ILogger
+    errors = (module.ILogger.INTERNAL_ERROR, module.ILogger.ERROR)
+
+    class Logger(base):  # type: ignore[misc]
+        def log(self, severity: object, msg: str) -> None:
+            if severity in errors:
+                kept.add(msg, is_error=True)
+            elif severity == module.ILogger.WARNING:
+                kept.add(msg, is_error=False)
+
+    logger: api.ILogger = Logger()
+    return logger
+
+
+def _ports(engine: api.ICudaEngine, label: str) -> list[Port]:
+    return [_port(engine, engine.get_tensor_name(index), label) for index in range(engine.num_io_tensors)]
+
+
+def _port(engine: api.ICudaEngine, name: str, label: str) -> Port:
+    kind = engine.get_tensor_dtype(name).name
+    if kind not in _TYPES:
+        raise EngineError(f"{name} of {label} is of the type {kind}: build it again with neo-edge build")
+    is_input = engine.get_tensor_mode(name).name == "INPUT"
+    location: Location = "host" if engine.get_tensor_location(name).name == "HOST" else "device"
+    ranges = []
+    for profile in range(engine.num_optimization_profiles if is_input else 0):
+        least, _, most = engine.get_tensor_profile_shape(name, profile)
+        ranges.append((tuple(least), tuple(most)))
+    return Port(
+        name, np.dtype(_TYPES[kind]), tuple(engine.get_tensor_shape(name)), is_input, location, tuple(ranges)
+    )
