@@ -151,10 +151,16 @@ class OrtBackend:
         return OrtDecoderState.empty(self._decoder, batch=batch, capacity=capacity)
 
     def release_scratch(self) -> None:
-        """Hands what the last prefill worked in back to the system; the next one takes it anew."""
+        """Hands what the last prefill worked in back to the system; the next one takes it anew.
+
+        It needs some memory itself. When that is not there the scratch stays, and who asked finds too little free.
+        """
         if self._decoder is None:
             raise _closed()
-        OrtDecoderState.empty(self._decoder, batch=1, capacity=1).release_scratch()
+        try:
+            OrtDecoderState.empty(self._decoder, batch=1, capacity=1).release_scratch()
+        except self._errors as error:
+            _log.warning("the decoder's scratch memory could not be given back: %s", error)
 
     def close(self) -> None:
         """Drops both graphs and the table; a session that is still open can only be closed."""
