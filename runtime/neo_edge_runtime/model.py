@@ -41,6 +41,7 @@ if TYPE_CHECKING:
     from neo_edge.tokens import SpecialTokens
     from neo_edge_runtime.backend import Backend
     from neo_edge_runtime.image_input import ImageSource
+    from neo_edge_runtime.live.session import LiveSession, Policy
     from neo_edge_runtime.request import PreparedRequest
     from neo_edge_runtime.video import Frame, VideoSource
 
@@ -285,6 +286,40 @@ class Model:
             SessionClosedError: the model is closed.
         """
         return Chat(self._backend, self.session(), self._prompts, system=system)
+
+    def watch(
+        self,
+        *,
+        max_frames: int = 64,
+        every: str | float | None = "0.5s",
+        prompt: str | None = None,
+        policy: Policy = "drop",
+    ) -> LiveSession:
+        """A session that frames are added to as they come, and that is asked about them at any time.
+
+        Args:
+            max_frames: size of the window; what happens to older frames the policy says.
+            every: least time between frames, `"0.5s"` or seconds; None: every frame is used.
+            prompt: system prompt; None: the protocol's.
+            policy: of a full window. `drop`: an eighth of it goes and the cache of the rest stays, which is cheap and
+                approximate. `recompute`: half of it goes and the rest is prefilled again, which is exact.
+
+        Raises:
+            InputError: a value is out of range.
+            TokenizerError: the bundle has no tokenizer.
+            SessionClosedError: the model is closed.
+        """
+        from neo_edge_runtime.live.session import LiveSession
+
+        return LiveSession(
+            self._backend,
+            self.session(),
+            self._prompts,
+            max_frames=max_frames,
+            every=every,
+            prompt=prompt,
+            policy=policy,
+        )
 
     def session(self) -> Session:
         """An empty session, for those who feed token ids themselves; within this model's limits.
