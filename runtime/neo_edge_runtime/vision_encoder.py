@@ -30,8 +30,14 @@ def encode_images(backend: Backend, images: Sequence[SizedImage]) -> npt.NDArray
     )
     done = 0
     for group in _groups(images):
-        patches = np.concatenate([pack_pixels(image.pixels, traits.config.vision) for image in group])
-        encoded = backend.encode_patches(patches, packed_patch_xy([image.grid for image in group]))
+        grids = [image.grid for image in group]
+        patches = np.empty((sum(grid.patches for grid in grids), traits.config.vision.patch_dim), np.float32)
+        start = 0
+        for image in group:
+            end = start + image.grid.patches
+            pack_pixels(image.pixels, traits.config.vision, out=patches[start:end])
+            start = end
+        encoded = backend.encode_patches(patches, packed_patch_xy(grids))
         tokens[done : done + len(encoded)] = encoded
         done += len(encoded)
     return tokens
