@@ -1,21 +1,12 @@
-"""Exports that are killed at random moments; prints what was left, as JSON. Run as a program by its test.
-
-A child is forked for each export, so that importing torch and tracing, which writes nothing, are paid once. Prints
-one JSON object: how long a whole
-export takes, at which moments the others were killed, and what stood in the target's folder afterwards.
-"""
+"""Exports that are killed at random moments, and what they left."""
 
 from __future__ import annotations
 
-import json
 import os
-import random
-import signal
-import sys
-import time
+from dataclasses import dataclass
 from pathlib import Path
 
-import torch
+from killing import kills, run_function
 
 import neo_edge
 from neo_edge.config import load_config
@@ -23,50 +14,42 @@ from neo_edge.errors import BundleError
 from neo_edge_export import bundle_export
 from neo_edge_export.bundle_export import ExportOptions, export_bundle
 
-torch.set_num_threads(1)
+
+@dataclass(frozen=True)
+class Left:
+    """What stood in the target's folder after a kill."""
+
+    names: list[str]
+    loads: list[str]  # everything that opens as a bundle, but for those that were finished before
 
 
-def main(checkpoint: Path, folder: Path, kills: int, seed: int) -> None:
-    """Exports once, then is killed `kills` times, then exports once more."""
+def killed_exports(checkpoint: Path, folder: Path, count: int, seed: int) -> list[Left]:
+    """Exports once, then is killed `count` times, then exports once more.
+
+    Each export is a fork of this process, so that importing torch and tracing, which writes nothing, are paid once.
+    """
+    import torch
+
+    torch.set_num_threads(1)
     target = folder / "robot.bundle"
     traced = bundle_export._trace(load_config(checkpoint), "fp32", ["modern"])
     bundle_export._trace = lambda *_: traced
-    whole_s = _export(checkpoint, folder / "first.bundle", None)
-    chosen = random.Random(seed)
-    moments, left = [], []
-    for _ in range(kills):
-        moment = chosen.uniform(0, whole_s)
-        _export(checkpoint, target, moment)
-        moments.append(round(moment, 4))
-        left.append({"names": sorted(os.listdir(folder)), "loads": _loads(folder, target)})
+
+    def export() -> None:
+        export_bundle(checkpoint, target, ExportOptions())
+
+    whole_s = run_function(export).seconds
+    target.rename(folder / "first.bundle")
+    left: list[Left] = []
+    for _ in kills(lambda after_s: run_function(export, after_s), whole_s, count, seed):
+        left.append(Left(sorted(os.listdir(folder)), _loads(folder, target)))
         if target.exists():  # the export was quicker than its killer
-            target.rename(folder / f"finished-{len(moments)}.bundle")
-    _export(checkpoint, target, None)
-    report = {"whole_s": whole_s, "moments": moments, "left": left, "after": sorted(os.listdir(folder))}
-    print(json.dumps(report))
-
-
-def _export(checkpoint: Path, target: Path, kill_after_s: float | None) -> float:
-    """Seconds that it took."""
-    started = time.perf_counter()
-    child = os.fork()
-    if child == 0:
-        try:
-            os.dup2(os.open(os.devnull, os.O_WRONLY), 2)
-            export_bundle(checkpoint, target, ExportOptions())
-            os._exit(0)
-        finally:
-            os._exit(1)
-    if kill_after_s is not None:
-        time.sleep(kill_after_s)
-        os.kill(child, signal.SIGKILL)
-    _, status = os.waitpid(child, 0)
-    assert status == 0 or kill_after_s is not None, "an export that nobody killed failed"
-    return time.perf_counter() - started
+            target.rename(folder / f"finished-{len(left)}.bundle")
+    run_function(export)
+    return left
 
 
 def _loads(folder: Path, target: Path) -> list[str]:
-    """Everything in the folder that opens as a bundle, but for those that were finished before."""
     found = []
     for path in folder.iterdir():
         try:
@@ -75,7 +58,3 @@ def _loads(folder: Path, target: Path) -> list[str]:
             continue
         found.append(path.name)
     return [name for name in found if name == target.name or name.startswith(".")]
-
-
-if __name__ == "__main__":
-    main(Path(sys.argv[1]), Path(sys.argv[2]), int(sys.argv[3]), int(sys.argv[4]))

@@ -1,25 +1,25 @@
 """A process that is killed at random moments of an export.
 
-30 moments of a fork that has torch and the traced graph, so from the first write to the rename; and 6 of the program
+30 moments of a fork that has torch and the traced graph, so from the first write to the rename; and 3 of the program
 itself, from its start to its end. `tests/evidence/killed_exports.py` has 60 of those.
 """
 
 from __future__ import annotations
 
-import json
-import subprocess
-import sys
+import os
 from pathlib import Path
 
 import pytest
+from killed_export import killed_exports
 from killed_exports import kill_exports
+from killing import in_a_fresh_process
 from tiny_bundle import write_bundle, write_files
 
 from neo_edge.bundle import BundleWriter, open_bundle, verify_bundle
 from neo_edge.config import load_config
 from neo_edge.errors import BundleError
 
-KILLS, KILLED_PROGRAMS, SEED = 30, 6, 20261122
+KILLS, KILLED_PROGRAMS, SEED = 30, 3, 20261122
 
 
 def test_the_program_killed_at_any_moment_leaves_nothing_half_written_and_the_next_export_works(
@@ -34,25 +34,18 @@ def test_the_program_killed_at_any_moment_leaves_nothing_half_written_and_the_ne
 def test_an_export_killed_at_30_random_moments_leaves_nothing_that_loads_and_the_next_one_works(
     checkpoint: Path, tmp_path: Path
 ) -> None:
-    script = Path(__file__).with_name("killed_export.py")
-    done = subprocess.run(
-        [sys.executable, "-W", "ignore", script, checkpoint, tmp_path, str(KILLS), str(SEED)],
-        stdout=subprocess.PIPE,
-        text=True,
-        check=True,
-    )
-    report = json.loads(done.stdout)
-    assert len(report["moments"]) == KILLS
+    after_kills = in_a_fresh_process(killed_exports, checkpoint, tmp_path, KILLS, SEED)
+    assert len(after_kills) == KILLS
     finished = 0
-    for left in report["left"]:
-        partial = [name for name in left["names"] if ".partial-" in name]
+    for left in after_kills:
+        partial = [name for name in left.names if ".partial-" in name]
         # At most the last one's leftovers: each export removes those of the one before.
         assert len(partial) <= 1
         # What loads was whole: the child had finished, or had just given the bundle its name.
-        assert left["loads"] in ([], ["robot.bundle"])
-        finished += left["loads"] != []
+        assert left.loads in ([], ["robot.bundle"])
+        finished += left.loads != []
     assert finished < KILLS / 2
-    assert not [name for name in report["after"] if name.startswith(".")]
+    assert not [name for name in os.listdir(tmp_path) if name.startswith(".")]
     verify_bundle(tmp_path / "robot.bundle")
 
 

@@ -1,13 +1,56 @@
-"""Calibrates a bundle in this process, to be killed: the bundle, then the number of samples."""
+"""A calibration that is killed again and again, each time taken up by the next."""
 
 from __future__ import annotations
 
-import sys
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from random import Random
 
-from calibration_bundle import questions
+from calibration_bundle import leftovers, questions, quick_calibrate
+from killing import run_function
 
-from neo_edge_calibration import calibrate
+from neo_edge.bundle import verify_bundle
+from neo_edge_calibration.observation.run_state import STATE
 
-if __name__ == "__main__":
-    count = int(sys.argv[2])
-    calibrate(sys.argv[1], questions(count), samples=count, threads=1)
+SAMPLES = 24
+
+
+@dataclass(frozen=True)
+class Killed:
+    """What a kill met and left."""
+
+    finished: bool  # the run was quicker than its killer
+    calibrations: list[str]  # of the bundle, which was verified
+    steps: int  # that were done
+
+
+def calibrate_killed_at(whole: Path, bundle: Path, steps: Sequence[int], seed: int) -> list[Killed]:
+    """Calibrates the one bundle whole; the other is killed at a random moment behind each of these steps."""
+    run_function(partial(_calibrate, whole))
+    rng, found = Random(seed), []
+    for least in steps:
+        ended = run_function(
+            partial(_calibrate, bundle), partial(_waited, bundle, least, rng.uniform(0, 0.05))
+        )
+        names = list(verify_bundle(bundle).manifest.calibrations)
+        found.append(Killed(ended.finished, names, _steps_done(bundle)))
+    run_function(partial(_calibrate, bundle))
+    return found
+
+
+def _calibrate(bundle: Path) -> None:
+    quick_calibrate(bundle, questions(SAMPLES), samples=SAMPLES)
+
+
+def _waited(bundle: Path, steps: int, delay_s: float) -> bool:
+    reached = bool(leftovers(bundle)) and _steps_done(bundle) >= steps
+    if reached:
+        time.sleep(delay_s)
+    return reached
+
+
+def _steps_done(bundle: Path) -> int:
+    return len(list(bundle.glob(f"{STATE}*/*.safetensors")))

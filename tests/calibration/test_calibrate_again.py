@@ -2,16 +2,13 @@ from __future__ import annotations
 
 import os
 import shutil
-import signal
-import subprocess
-import sys
-import time
 from collections.abc import Iterator
 from pathlib import Path
-from random import Random
 
 import pytest
 from calibration_bundle import STATISTICS, leftovers, linked_copy, questions, quick_calibrate
+from killed_calibration import calibrate_killed_at
+from killing import in_a_fresh_process
 
 from neo_edge.bundle import open_bundle, verify_bundle
 from neo_edge.bundle_update import BundleUpdate
@@ -74,33 +71,18 @@ def test_what_a_dead_run_of_other_data_left_is_removed(nano: Path) -> None:
     assert leftovers(nano) == []
 
 
-def _steps_done(bundle: Path) -> int:
-    return len(list(bundle.glob(f"{STATE}*/*.safetensors")))
-
-
 def test_killed_at_random_points_it_gives_the_bytes_of_a_run_that_was_not(
     exported_nano: Path, tmp_path: Path
 ) -> None:
-    def command(bundle: Path) -> list[str]:
-        return [sys.executable, str(Path(__file__).with_name("killed_calibration.py")), str(bundle), "24"]
-
     whole = linked_copy(exported_nano, tmp_path / "whole.bundle")
-    subprocess.run(command(whole), check=True, capture_output=True)
-    bundle = linked_copy(exported_nano, tmp_path / "killed.bundle")
-    rng = Random(5)
-    for steps in (0, 1, 3, 4, 6):  # of eight, which are never done twice
-        running = subprocess.Popen(command(bundle), stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
-        while running.poll() is None and (_steps_done(bundle) < steps or not leftovers(bundle)):
-            time.sleep(0.001)
-        time.sleep(rng.uniform(0, 0.05))
-        running.kill()
-        assert running.wait() == -signal.SIGKILL
-        assert verify_bundle(bundle).manifest.calibrations == {}
-        assert _steps_done(bundle) >= steps
-    subprocess.run(command(bundle), check=True, capture_output=True)
-    verify_bundle(bundle)
-    assert leftovers(bundle) == []
-    assert (bundle / STATISTICS).read_bytes() == (whole / STATISTICS).read_bytes()
+    killed = linked_copy(exported_nano, tmp_path / "killed.bundle")
+    steps = (0, 1, 3, 4, 6)  # of eight, which are never done twice
+    found = in_a_fresh_process(calibrate_killed_at, whole, killed, steps, 5)
+    assert [(kill.finished, kill.calibrations) for kill in found] == [(False, [])] * len(steps)
+    assert all(kill.steps >= least for kill, least in zip(found, steps, strict=True))
+    verify_bundle(killed)
+    assert leftovers(killed) == []
+    assert (killed / STATISTICS).read_bytes() == (whole / STATISTICS).read_bytes()
 
 
 def test_what_was_gathered_stays_when_it_cannot_be_written_yet(nano: Path) -> None:

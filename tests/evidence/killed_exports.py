@@ -1,7 +1,6 @@
 """`neo-edge export` in a process of its own, killed (SIGKILL) at random moments from its start to its end.
 
-The run is cut into as many equal pieces as there are kills, and each kill comes at a random moment of its own piece, so
-that loading, tracing, writing, comparing and finishing all get theirs. After each, whatever has the target's name must
+Loading, tracing, writing, comparing and finishing all get theirs. After each kill, whatever has the target's name must
 be a whole bundle, and nothing else may load; the export after the last kill must work and clear up.
 """
 
@@ -9,18 +8,15 @@ from __future__ import annotations
 
 import argparse
 import os
-import random
-import re
-import subprocess
+import shutil
 import sys
 import tempfile
-import time
 from collections import Counter
-from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
 from command_line import command, neo_edge
+from killing import kills, run_program
 
 from neo_edge.bundle import open_bundle, verify_bundle
 from neo_edge.errors import BundleError
@@ -28,14 +24,13 @@ from neo_edge_runtime.bench.device import describe_device
 from neo_edge_runtime.processors import usable_physical_cores
 
 KILLS, SEED = 60, 20261122
-_PHASE = re.compile(rb"^([a-z ]+): ", re.MULTILINE)
 
 
 @dataclass
 class Kills:
     """What the kills left behind."""
 
-    whole_s: float  # the shortest of an export that was not killed
+    whole_s: float  # of an export that was not killed
     moments_s: list[float] = field(default_factory=list)
     phases: Counter[str] = field(
         default_factory=Counter
@@ -44,28 +39,25 @@ class Kills:
     half_written: list[str] = field(default_factory=list)  # what should not have been there, in words
 
 
-def kill_exports(checkpoint: Path, folder: Path, kills: int, seed: int) -> Kills:
-    """Exports into `folder` once, then is killed `kills` times, then exports once more.
+def kill_exports(checkpoint: Path, folder: Path, count: int, seed: int) -> Kills:
+    """Exports into `folder` once, then is killed `count` times, then exports once more.
 
     Raises:
-        subprocess.CalledProcessError: an export that nobody killed failed.
+        RuntimeError: an export failed by itself.
         BundleError: the last one's bundle is not whole.
     """
-    target, chosen = folder / "robot.bundle", random.Random(seed)
-    found = Kills(_export(checkpoint, target))
-    for piece in chosen.sample(range(kills), kills):
-        _remove(target)
-        moment_s = (piece + chosen.random()) / kills * found.whole_s
-        started = time.perf_counter()
-        finished, phase = _killed(checkpoint, target, moment_s)
-        if finished:  # the first was slower, so later moments are taken of this one's time
-            found.whole_s = min(found.whole_s, time.perf_counter() - started)
+    target = folder / "robot.bundle"
+    line = command("export", checkpoint, "-o", target, "--precision", "fp32")
+    found = Kills(run_program(line).seconds)
+    shutil.rmtree(target)
+    for moment_s, ended in kills(lambda after_s: run_program(line, after_s), found.whole_s, count, seed):
+        phase = f"behind {ended.phase}" if ended.phase else "loading and tracing"
         found.moments_s.append(moment_s)
-        found.finished += finished
-        found.phases["finished" if finished else phase] += 1
+        found.finished += ended.finished
+        found.phases["finished" if ended.finished else phase] += 1
         found.half_written += _half_written(folder, target, after=f"{moment_s:.2f} s, {phase}")
-    _remove(target)
-    _export(checkpoint, target)
+        shutil.rmtree(target, ignore_errors=True)
+    run_program(line)
     verify_bundle(target)
     found.half_written += [f"{name} at the end" for name in os.listdir(folder) if name != target.name]
     return found
@@ -94,30 +86,6 @@ def main() -> int:
     return 1 if found.half_written else 0
 
 
-def _export(checkpoint: Path, target: Path) -> float:
-    started = time.perf_counter()
-    subprocess.run(
-        _line(checkpoint, target), check=True, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
-    )
-    return time.perf_counter() - started
-
-
-def _killed(checkpoint: Path, target: Path, after_s: float) -> tuple[bool, str]:
-    """Whether it had ended by itself, and what it was busy with."""
-    with (
-        tempfile.TemporaryFile() as said,
-        subprocess.Popen(_line(checkpoint, target), stdout=said, stderr=said) as child,
-    ):
-        try:
-            finished = child.wait(after_s) == 0
-        except subprocess.TimeoutExpired:
-            child.kill()
-            finished = child.wait() == 0
-        said.seek(0)
-        phases = _PHASE.findall(said.read())
-    return finished, f"behind {phases[-1].decode()}" if phases else "loading and tracing"
-
-
 def _half_written(folder: Path, target: Path, *, after: str) -> list[str]:
     """In words: what has the target's name and is not whole, what else loads, and what is more than leftovers."""
     wrong = []
@@ -138,20 +106,6 @@ def _half_written(folder: Path, target: Path, *, after: str) -> list[str]:
     if len(leftovers) > 1:  # each export removes those of the one before
         wrong.append(f"{len(leftovers)} leftovers after {after}")
     return wrong
-
-
-def _remove(target: Path) -> None:
-    for path in sorted(target.rglob("*"), reverse=True):
-        if path.is_dir():
-            path.rmdir()
-        else:
-            path.unlink()
-    if target.exists():
-        target.rmdir()
-
-
-def _line(checkpoint: Path, target: Path) -> Sequence[str]:
-    return command("export", checkpoint, "-o", target, "--precision", "fp32")
 
 
 if __name__ == "__main__":

@@ -13,6 +13,8 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+from killed_prepack import killed_fills
+from killing import in_a_fresh_process
 from tiny_golden import append_text
 
 from neo_edge.bundle import Bundle, open_bundle
@@ -24,6 +26,7 @@ from neo_edge_runtime.prepacked import PrepackedCache, PrepackedVariant
 from neo_edge_runtime.prepacked_build import build_prepacked
 
 DATA = "decoder.onnx.data"
+KILLS, SEED = 15, 20261122
 
 pytestmark = pytest.mark.usefixtures("prepacked_cache")
 
@@ -155,21 +158,13 @@ def test_two_processes_at_once_build_it_once(tiny_bundle: Path) -> None:
 
 
 def test_builds_killed_at_random_moments_leave_nothing_that_loads_and_the_next_one_cleans_up(
-    tiny_bundle: Path,
+    tiny_bundle: Path, prepacked_cache: PrepackedCache
 ) -> None:
-    script = Path(__file__).with_name("killed_prepack.py")
-    done = subprocess.run(
-        [sys.executable, "-W", "ignore", script, tiny_bundle, "15", "20261122"],
-        stdout=subprocess.PIPE,
-        text=True,
-        check=True,
-    )
-    report = json.loads(done.stdout)
-    assert len(report["left"]) == 15
-    assert any(left["partial"] for left in report["left"])
-    # `find` would have raised for an entry that has its name and is not whole.
-    assert sum(left["whole"] for left in report["left"]) < 10
-    (name,) = report["after"]
+    left = in_a_fresh_process(killed_fills, tiny_bundle, KILLS, SEED)
+    assert len(left) == KILLS
+    assert any(entries.partial for entries in left)
+    assert sum(entries.whole for entries in left) < 10
+    (name,) = os.listdir(prepacked_cache.folder)
     assert len(name) == 64
 
 
