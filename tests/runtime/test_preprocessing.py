@@ -49,7 +49,7 @@ def test_patches_are_those_of_float32_step_by_step_to_the_last_bit(size: tuple[i
     memory = np.full((sized.grid.patches + 2, 768), 9, np.float32)
     assert np.shares_memory(pack_pixels(sized.pixels, VISION, out=memory[1:-1]), memory)
     assert np.array_equal(memory[1:-1], expected)
-    assert (memory[0] == 9).all() and (memory[-1] == 9).all()
+    assert (memory[[0, -1]] == 9).all()
     assert np.array_equal(pack_pixels(np.asarray(image), VISION), expected)
 
 
