@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from neo_edge.errors import InputError
+from neo_edge_runtime.commands.model_arguments import add_backend_arguments
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
@@ -29,9 +30,7 @@ class EvalCommand:
         parser.add_argument(
             "bundle", metavar="BUNDLE", type=Path, help="directory that neo-edge export wrote"
         )
-        parser.add_argument(
-            "--variant", metavar="V", help="default: the first that the installed onnxruntime can run"
-        )
+        add_backend_arguments(parser)
         parser.add_argument(
             "--seed", type=int, default=0, metavar="N", help="draws the scenes; training saw none (default 0)"
         )
@@ -73,7 +72,11 @@ class EvalCommand:
                     "--swap-images needs two questions with equally many pictures: ask more of them"
                 )
         with neo_edge.load(
-            args.bundle, variant=args.variant, threads=args.threads, protocol=args.protocol
+            args.bundle,
+            backend=args.backend,
+            variant=args.variant,
+            threads=args.threads,
+            protocol=args.protocol,
         ) as model:
             scores = evaluate(model, progress(questions, description="asking", unit="questions"))
         if args.json:

@@ -87,6 +87,16 @@ class HostCache:
             for target, layer in zip(mine, theirs, strict=True):
                 target[row, :, :length] = layer[source_row, :, :length]
 
+    def move(self, sources: npt.NDArray[np.int64], targets: npt.NDArray[np.int64]) -> None:
+        """Copies positions of every row over others; no position is both a source and a target."""
+        for array in (*self.keys, *self.values):
+            array[:, :, targets] = array[:, :, sources]
+
+    def shift_t(self, steps: int, *, length: int) -> None:
+        """Turns the T part of the first `length` keys by `steps`."""
+        for array in self.keys:
+            turn_t(array, self._config, steps, length=length)
+
     def clear(self) -> None:
         """Drops the arrays."""
         self.keys, self.values, self.capacity = [], [], 0
@@ -94,6 +104,33 @@ class HostCache:
     def _zeros(self, width: int) -> npt.NDArray[np.generic]:
         shape = (self.batch, self._config.num_kv_heads, self.capacity, width)
         return _mapped_zeros(shape, self.dtype)
+
+
+def turn_t(keys: npt.NDArray[np.generic], config: DecoderConfig, steps: int, *, length: int) -> None:
+    """Turns the T part of the first `length` keys of one layer by `steps`, one head at a time.
+
+    T is the first d numbers of a key, as pairs (2i, 2i + 1): the lowered column order.
+
+    Args:
+        keys: [B, kv_heads, C, 2d], changed in place.
+        config: of the model.
+        steps: by which t grows.
+        length: positions that turn.
+    """
+    angle = steps * t_frequencies(config).astype(np.float64)
+    turn = (np.cos(angle) + 1j * np.sin(angle)).astype(np.complex64)  # [d / 2]
+    for row, head in np.ndindex(keys.shape[:2]):
+        part = keys[row, head, :length, : config.head_dim]
+        pairs = part.astype(np.float32).view(np.complex64)
+        pairs *= turn
+        part[...] = pairs.view(np.float32)
+
+
+def t_frequencies(config: DecoderConfig) -> npt.NDArray[np.float32]:
+    """[d / 2]: theta ** (-2i / d), rounded as the graph's own."""
+    exponent = np.arange(0, config.head_dim, 2, dtype=np.float32) / np.float32(config.head_dim)
+    frequencies: npt.NDArray[np.float32] = np.float32(1) / np.float32(config.rope_theta) ** exponent
+    return frequencies
 
 
 def _mapped_zeros(shape: tuple[int, ...], dtype: np.dtype[np.generic]) -> npt.NDArray[np.generic]:

@@ -12,6 +12,7 @@ from neo_edge_runtime.prefill_plan import DEFAULT_CHUNK_TOKENS
 if TYPE_CHECKING:
     import os
 
+    from neo_edge_runtime.backend_choice import BackendName
     from neo_edge_runtime.prepacked_build import PrepackedMode
     from neo_edge_runtime.video_limits import VideoLimits
 
@@ -33,12 +34,13 @@ def load(
     video_limits: VideoLimits | None = None,
     verify: Literal["size", "sha256"] = "size",
     prepacked: PrepackedMode = "auto",
+    backend: BackendName | None = None,
 ) -> Model:
     """Loads a bundle; close the model or use it in a `with` statement.
 
     Args:
         path: the bundle's directory.
-        variant: `fp32`, `fp16-portable`, ...; None: the first one that the installed onnxruntime can run.
+        variant: `fp32`, `fp16-portable`, ...; None: the first one that the backend can run.
         threads: of each operator; None: the physical cores that this process may use.
         protocol: a preset's name, or a protocol of your own.
         max_pixels: larger pictures, and frames of videos, are scaled down to this area; None: the protocol's.
@@ -52,34 +54,37 @@ def load(
         verify: `sha256` reads every byte of the bundle first.
         prepacked: `auto` maps the weights from this machine's prepacked cache if `neo-edge prepack` put them there;
             `build` puts them there first, which takes seconds and disk space; `off` leaves the cache alone.
+        backend: `onnxruntime` (None: this one) runs on the CPU, `onnxruntime-cuda` on an NVIDIA GPU; `tensorrt` and
+            `tensorrt-rtx` run the engines that `neo-edge build` made. None stands in for another.
 
     Raises:
         BundleError: the bundle is missing, damaged, of another version, or lacks the variant.
-        MissingExtraError: onnxruntime is not installed.
-        BackendError: the installed onnxruntime cannot run the variant.
+        MissingExtraError: a package that the backend needs is not installed.
+        BackendError: the backend cannot run the variant, or there is no such device; the message says what is missing.
         InputError: an argument is out of range.
         MemoryBudgetError: the weights are larger than the free memory.
         CacheError: `prepacked` is `build`, and the cache cannot be written or trusted.
     """
     from neo_edge.bundle import open_bundle
     from neo_edge.tokenizer import load_tokenizer
-    from neo_edge_runtime.ort_backend import OrtBackend, runnable_variants
+    from neo_edge_runtime.backend_choice import backend_name, open_backend
 
+    chosen_backend = backend_name(backend)
     preset = get_protocol(protocol) if isinstance(protocol, str) else protocol
     bundle = open_bundle(str(path), verify=verify)
     tokenizer = load_tokenizer(bundle.root) if bundle.manifest.tokenizer else None
-    chosen = variant or runnable_variants(bundle)[0]
-    if reservation := bundle.variant(chosen).reservation:
-        _log.warning("the variant %s of %s: %s", chosen, bundle.root, reservation)
-    backend = OrtBackend(
+    opened = open_backend(
         bundle,
-        chosen,
+        chosen_backend,
+        variant=variant,
         threads=threads,
         keep_scratch=memory_limit_bytes is None,
         prepacked=prepacked,
     )
+    if reservation := bundle.variant(opened.variant).reservation:
+        _log.warning("the variant %s of %s: %s", opened.variant, bundle.root, reservation)
     return Model(
-        backend,
+        opened.backend,
         tokens=bundle.manifest.special_tokens,
         tokenizer=tokenizer,
         protocol=preset,

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 from neo_edge_runtime.denormals import FloatEnvironmentKept, flushes_denormals
 
 if TYPE_CHECKING:
+    from collections.abc import Mapping, Sequence
     from pathlib import Path
     from types import ModuleType
 
@@ -28,16 +29,24 @@ def session_options(ort: ModuleType, threads: int, *, pack_weights: bool = True)
     return options
 
 
-def open_session(ort: ModuleType, graph: Path, options: Any) -> Any:
-    """The graph on the CPU; raises one of `ort_errors`."""
+def open_session(
+    ort: ModuleType,
+    graph: Path | bytes,
+    options: Any,
+    providers: Sequence[str | tuple[str, Mapping[str, str]]] = ("CPUExecutionProvider",),
+) -> Any:
+    """The graph with these providers; raises one of `ort_errors`."""
     with FloatEnvironmentKept():  # the option above changes this thread's, too
-        return ort.InferenceSession(str(graph), options, providers=["CPUExecutionProvider"])
+        return ort.InferenceSession(
+            graph if isinstance(graph, bytes) else str(graph), options, providers=list(providers)
+        )
 
 
 def ort_errors(ort: ModuleType) -> tuple[type[Exception], ...]:
     """What onnxruntime raises; its own classes derive from Exception directly and have no common base."""
     state = ort.capi.onnxruntime_pybind11_state
     names = (
+        "EPFail",
         "Fail",
         "InvalidArgument",
         "InvalidGraph",

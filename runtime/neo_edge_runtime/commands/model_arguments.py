@@ -11,6 +11,7 @@ from neo_edge.byte_size import parse_bytes
 from neo_edge.errors import InputError
 from neo_edge.protocols import PROTOCOLS
 from neo_edge.shown import shown
+from neo_edge_runtime.backend_choice import BACKENDS, DEFAULT_BACKEND
 
 if TYPE_CHECKING:
     from neo_edge.options import SamplingOptions
@@ -21,9 +22,7 @@ def add_model_arguments(parser: argparse.ArgumentParser) -> None:
     """Declares the bundle and what `load_model` reads."""
     parser.add_argument("bundle", metavar="BUNDLE", type=Path, help="directory that neo-edge export wrote")
     model = parser.add_argument_group("model")
-    model.add_argument(
-        "--variant", metavar="V", help="default: the first that the installed onnxruntime can run"
-    )
+    add_backend_arguments(model)
     model.add_argument("--threads", type=int, metavar="N", help="default: the physical cores")
     add_prepacked_argument(model)
     model.add_argument(
@@ -62,6 +61,18 @@ def add_model_arguments(parser: argparse.ArgumentParser) -> None:
         metavar="N",
         help="most tokens of one prefill run; fewer need less scratch memory (default: 1024)",
     )
+
+
+def add_backend_arguments(parser: argparse._ActionsContainer) -> None:
+    """Declares `--backend` and `--variant`."""
+    parser.add_argument(
+        "--backend",
+        choices=BACKENDS,
+        default=DEFAULT_BACKEND,
+        help="what runs it: ONNX Runtime on the CPU or on an NVIDIA GPU, or TensorRT with the engines of neo-edge "
+        f"build (default: {DEFAULT_BACKEND})",
+    )
+    parser.add_argument("--variant", metavar="V", help="default: the first that the backend can run")
 
 
 def add_prepacked_argument(parser: argparse._ActionsContainer) -> None:
@@ -105,6 +116,7 @@ def load_model(args: argparse.Namespace) -> Model:
 
     return load(
         args.bundle,
+        backend=args.backend,
         variant=args.variant,
         threads=args.threads,
         protocol=args.protocol,

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from neo_edge.errors import InputError
+from neo_edge_runtime.backend_choice import BACKENDS, DEFAULT_BACKEND
 
 if TYPE_CHECKING:
     from neo_edge.bundle import Bundle
@@ -40,6 +41,12 @@ class ParityCommand:
         )
         parser.add_argument(
             "--variant", action="append", metavar="V", help="default: all that can run; repeatable"
+        )
+        parser.add_argument(
+            "--backend",
+            choices=BACKENDS,
+            default=DEFAULT_BACKEND,
+            help=f"what runs it (default: {DEFAULT_BACKEND})",
         )
         parser.add_argument("--threads", type=int, metavar="N", help="default: the physical cores")
         parser.add_argument("--json", action="store_true", help="print the result as JSON")
@@ -84,15 +91,15 @@ def _tolerance(variant: Variant, asked: float | None) -> float:
 
 
 def _replay_all(bundle: Bundle, variant: str, args: argparse.Namespace) -> dict[str, CaseParity]:
+    from neo_edge_runtime.backend_choice import open_backend
     from neo_edge_runtime.golden import read_golden
-    from neo_edge_runtime.ort_backend import OrtBackend
     from neo_edge_runtime.parity import replay
     from neo_edge_runtime.prompt_assembly import text_only_tokens
 
     config = bundle.manifest.model
     tokens = bundle.manifest.special_tokens or text_only_tokens(config)
     cases = [read_golden(path, config) for path in args.golden]
-    backend = OrtBackend(bundle, variant, threads=args.threads)
+    backend = open_backend(bundle, args.backend, variant=variant, threads=args.threads).backend
     try:
         return {
             str(path): replay(backend, tokens, case, chunked=args.chunked)
