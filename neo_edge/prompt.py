@@ -106,6 +106,62 @@ def encode_followup(
     return pieces.finish()
 
 
+def encode_watch_start(tokenizer: Tokenizer, *, system: str = "") -> list[int]:
+    """Ids before the first frame of a message that frames are added to while they come.
+
+    Followed by `encode_watched_frame` for each and `encode_watched_question`, they are `encode_chat` of one message
+    by the user, its frames written as `place_frames` does without a sentence about the whole video. Each piece begins
+    with the new line that ends the one before: what is behind it is then tokenized as in the whole text.
+
+    Raises:
+        PromptError: the system prompt is no text.
+    """
+    require_text(system, "the system prompt")
+    pieces = _Pieces(tokenizer, ())
+    if system:
+        pieces.block("system", system)
+    pieces.special(IM_START)
+    pieces.text("user")
+    return pieces.finish()
+
+
+def encode_watched_frame(tokenizer: Tokenizer, time_s: float, image_tokens: int) -> list[int]:
+    """Ids of a frame behind a watched prompt: a new line, `[MM:SS.ss]:` and the picture.
+
+    Raises:
+        PromptError: `time_s` is no time.
+    """
+    line = place_frames("", [time_s])
+    pieces = _Pieces(tokenizer, [image_tokens])
+    pieces.text("\n")
+    pieces.with_images(line.removesuffix("\n"))
+    return pieces.finish()
+
+
+def encode_watched_question(
+    tokenizer: Tokenizer,
+    question: str,
+    image_tokens: Sequence[int] = (),
+    *,
+    style: MultiImageStyle = "inline",
+) -> list[int]:
+    """Ids of a question behind a watched prompt, up to where the answer begins.
+
+    Raises:
+        PromptError: as `encode_chat`.
+    """
+    message = Message("user", question, len(image_tokens))
+    pieces = _Pieces(tokenizer, image_tokens)
+    pieces.text("\n")
+    if message.images:
+        pieces.with_images(place_images(message.text, message.images, style))
+    else:
+        pieces.text(message.text)
+    pieces.close()
+    pieces.open("assistant")
+    return pieces.finish()
+
+
 def place_images(text: str, images: int, style: MultiImageStyle = "inline") -> str:
     """The text with one `<image>` per image; when it has none, they are put before it.
 
@@ -229,12 +285,16 @@ class _Pieces:
             self.block(message.role, message.text)
             return
         self.open(message.role)
-        first, *rest = place_images(message.text, message.images, style).split(IMAGE_PLACE)
+        self.with_images(place_images(message.text, message.images, style))
+        self.close()
+
+    def with_images(self, text: str) -> None:
+        """Text whose places all are of images."""
+        first, *rest = text.split(IMAGE_PLACE)
         self.text(first)
         for segment in rest:
             self._image()
             self.text(segment)
-        self.close()
 
     def finish(self) -> list[int]:
         self._flush()

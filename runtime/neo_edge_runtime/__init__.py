@@ -12,6 +12,8 @@ if TYPE_CHECKING:
     from neo_edge_runtime.chat import Chat
     from neo_edge_runtime.completion import Completion, StopReason, Usage
     from neo_edge_runtime.generation import Stream
+    from neo_edge_runtime.live.session import LiveSession
+    from neo_edge_runtime.live.stats import LiveStats, StageTimes
     from neo_edge_runtime.loading import load
     from neo_edge_runtime.model import Model
     from neo_edge_runtime.session import Checkpoint, Session
@@ -27,9 +29,12 @@ __all__ = [
     "Checkpoint",
     "Completion",
     "Frame",
+    "LiveSession",
+    "LiveStats",
     "Model",
     "Request",
     "Session",
+    "StageTimes",
     "StopReason",
     "Stream",
     "Usage",
@@ -49,9 +54,12 @@ _HOMES = {
     "Checkpoint": "session",
     "Completion": "completion",
     "Frame": "video",
+    "LiveSession": "live.session",
+    "LiveStats": "live.stats",
     "Model": "model",
     "Request": "batch_request",
     "Session": "session",
+    "StageTimes": "live.stats",
     "StopReason": "completion",
     "Stream": "generation",
     "Usage": "completion",

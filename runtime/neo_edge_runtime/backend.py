@@ -7,7 +7,7 @@ page (`tests/runtime/numpy_backend.py`); a device with its own memory keeps its 
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Literal, Protocol
+from typing import TYPE_CHECKING, Literal, Protocol, runtime_checkable
 
 if TYPE_CHECKING:
     import numpy as np
@@ -75,6 +75,26 @@ class DecoderState(Protocol):
 
     def close(self) -> None:
         """Gives the caches' memory back."""
+        ...
+
+
+@runtime_checkable
+class SlidingState(DecoderState, Protocol):
+    """A state whose oldest tokens can be dropped in place; live sessions of the policy `drop` need it."""
+
+    def move(self, sources: npt.NDArray[np.int64], targets: npt.NDArray[np.int64]) -> None:
+        """Copies positions of every row over others; no position is both a source and a target.
+
+        A position's place in the cache means nothing to attention, so this makes room: what is dropped is overwritten
+        with what stood last.
+        """
+        ...
+
+    def shift_t(self, steps: int, *, length: int) -> None:
+        """Makes the first `length` keys of every row those of tokens whose t is `steps` more (negative: less).
+
+        The T part of a key is rotated by t times its frequencies, so it is turned by `steps` times them.
+        """
         ...
 
 

@@ -295,20 +295,7 @@ class Model:
         prompt: str | None = None,
         policy: Policy = "drop",
     ) -> LiveSession:
-        """A session that frames are added to as they come, and that is asked about them at any time.
-
-        Args:
-            max_frames: size of the window; what happens to older frames the policy says.
-            every: least time between frames, `"0.5s"` or seconds; None: every frame is used.
-            prompt: system prompt; None: the protocol's.
-            policy: of a full window. `drop`: an eighth of it goes and the cache of the rest stays, which is cheap and
-                approximate. `recompute`: half of it goes and the rest is prefilled again, which is exact.
-
-        Raises:
-            InputError: a value is out of range.
-            TokenizerError: the bundle has no tokenizer.
-            SessionClosedError: the model is closed.
-        """
+        """A session that frames are added to as they come, to be asked at any time; all as in `LiveSession`."""
         from neo_edge_runtime.live.session import LiveSession
 
         return LiveSession(

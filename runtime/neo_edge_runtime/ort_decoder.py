@@ -133,6 +133,14 @@ class OrtDecoderState:
         assert isinstance(source, OrtDecoderState)
         self._cache.copy_row(row, source.cache, source_row, length=length)
 
+    def move(self, sources: npt.NDArray[np.int64], targets: npt.NDArray[np.int64]) -> None:
+        """Copies positions over others; nothing is bound anew."""
+        self._cache.move(sources, targets)
+
+    def shift_t(self, steps: int, *, length: int) -> None:
+        """Turns the keys' T part in place."""
+        self._cache.shift_t(steps, length=length)
+
     def copy(self, *, length: int, capacity: int) -> OrtDecoderState:
         """An independent state with the first `length` positions."""
         return OrtDecoderState(self._decoder, self._cache.copy(length=length, capacity=capacity))

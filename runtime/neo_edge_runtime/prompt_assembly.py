@@ -106,7 +106,7 @@ class PromptAssembly:
             fps=fps,
             style=self.protocol.video_style,
         )
-        return Pictures([self._size_frame(frame.image) for frame in frames], shown)
+        return Pictures([self.size_frame(frame.image) for frame in frames], shown)
 
     def _mixed(self, text: str, images: Sequence[ImageSource], videos: AskedVideos) -> Pictures:
         if _is_one_video(videos.sources) or not isinstance(videos.sources, Iterable):
@@ -143,7 +143,7 @@ class PromptAssembly:
                     "fewer, or raise max_frames of the model's VideoLimits"
                 )
             return _SizedVideo(
-                [self._size_frame(frame.image) for frame in frames],
+                [self.size_frame(frame.image) for frame in frames],
                 FrameTimes([frame.time_s for frame in frames], source.duration_s, source.fps),
                 source.warnings,
             )
@@ -162,7 +162,8 @@ class PromptAssembly:
             )
         return frames
 
-    def _size_frame(self, image: ImageSource) -> SizedImage:
+    def size_frame(self, image: ImageSource) -> SizedImage:
+        """Loads and resizes a frame; raises `ImageError`."""
         return self._fit_frame(load_image(image, upstream_rules=self.upstream_image_rules))
 
     def _fit_frame(self, image: Image.Image) -> SizedImage:
@@ -180,7 +181,7 @@ class PromptAssembly:
     def first(self, text: str, images: Sequence[SizedImage], system: str | None) -> list[int]:
         """Ids of a conversation's first question; `system` None is the protocol's."""
         return encode_chat(
-            self._required_tokenizer(),
+            self.required_tokenizer(),
             [Message("user", text, len(images))],
             [image.grid.visual_tokens for image in images],
             system=self.protocol.system_prompt if system is None else system,
@@ -190,7 +191,7 @@ class PromptAssembly:
     def followup(self, text: str, images: Sequence[SizedImage]) -> list[int]:
         """Ids that a later question appends, the end of the answer before it included."""
         return encode_followup(
-            self._required_tokenizer(),
+            self.required_tokenizer(),
             Message("user", text, len(images)),
             [image.grid.visual_tokens for image in images],
             answer_closed=False,
@@ -226,7 +227,8 @@ class PromptAssembly:
             expanded += tokens
         return expanded
 
-    def _required_tokenizer(self) -> Tokenizer:
+    def required_tokenizer(self) -> Tokenizer:
+        """The tokenizer; raises `TokenizerError` when the bundle has none."""
         if self.tokenizer is None:
             raise TokenizerError(
                 "the bundle has no tokenizer, so a prompt must be token ids: pass a list of ids (one image context "

@@ -88,6 +88,11 @@ class Session:
         return self._next_t
 
     @property
+    def max_tokens(self) -> int | None:
+        """Most tokens that the cache may hold; None: positions and memory decide."""
+        return self._max_tokens
+
+    @property
     def capacity(self) -> int:
         """Tokens that fit before the cache grows."""
         return 0 if self._state is None else self._state.capacity
@@ -250,6 +255,17 @@ class Session:
         other._length, other._next_t, other._legal = self._length, self._next_t, dict(self._legal)
         return other
 
+    def lend_state(self) -> DecoderState:
+        """The filled cache itself, for who changes it and then says so with `stand_at`; raises as `copy_to`."""
+        if self._closed or self._state is None:
+            raise self._not_ready()
+        return self._state
+
+    def stand_at(self, checkpoint: Checkpoint) -> None:
+        """Takes the cache as it is now, changed by who `lend_state` was for; there is no earlier point to rewind to."""
+        self._length, self._next_t = checkpoint.length, checkpoint.next_t
+        self._legal = {0: 0, checkpoint.length: checkpoint.next_t}
+
     def copy_to(self, state: DecoderState, row: int) -> None:
         """Copies the filled part of the cache into a row of another state, which must have room for it.
 
@@ -257,9 +273,7 @@ class Session:
             InputError: the session is empty.
             SessionClosedError: the session is closed.
         """
-        if self._closed or self._state is None:
-            raise self._not_ready()
-        state.copy_row(row, self._state, 0, length=self._length)
+        state.copy_row(row, self.lend_state(), 0, length=self._length)
 
     def close(self) -> None:
         """Gives the cache's memory back; may be called twice."""

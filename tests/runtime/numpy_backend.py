@@ -139,6 +139,18 @@ class NumpyState:
         self.keys[:, row, :, :length] = source.keys[:, source_row, :, :length]
         self.values[:, row, :, :length] = source.values[:, source_row, :, :length]
 
+    def move(self, sources: npt.NDArray[np.int64], targets: npt.NDArray[np.int64]) -> None:
+        assert not set(sources.tolist()) & set(targets.tolist())
+        for array in (self.keys, self.values):
+            array[:, :, :, targets] = array[:, :, :, sources]
+
+    def shift_t(self, steps: int, *, length: int) -> None:
+        d = self.backend.config.decoder.head_dim
+        angle = steps * self.backend.config.decoder.rope_theta ** (-np.arange(0, d, 2) / d)
+        low, high = (self.keys[..., :length, part].copy() for part in (slice(0, d // 2), slice(d // 2, d)))
+        self.keys[..., :length, : d // 2] = low * np.cos(angle) - high * np.sin(angle)
+        self.keys[..., :length, d // 2 : d] = high * np.cos(angle) + low * np.sin(angle)
+
     def copy(self, *, length: int, capacity: int) -> NumpyState:
         other = NumpyState(
             self.backend,

@@ -96,11 +96,12 @@ class TorchDecoder:
         self._past = step.past
         config, end = model.model.config, step.past + step.tokens
         generator = torch.Generator().manual_seed(0)
-        self._embeds = torch.empty(1, step.tokens, config.hidden_size).normal_(generator=generator)
+        dtype = model.model.norm.weight.dtype
+        self._embeds = torch.empty(1, step.tokens, config.hidden_size, dtype=dtype).normal_(generator=generator)
         t = torch.arange(step.past, end)
         self._positions = torch.stack([t, torch.zeros_like(t), torch.zeros_like(t)])[None]
         self._allow = (torch.arange(end) <= t[:, None])[None, None]
-        self._cache = KeyValueCache.empty(config, end)
+        self._cache = KeyValueCache.empty(config, end, dtype=dtype)
         for tensor in (*self._cache.keys, *self._cache.values):
             tensor.normal_(generator=generator)
 

@@ -6,7 +6,7 @@ from dataclasses import dataclass, fields
 
 
 @dataclass(frozen=True)
-class FrameTimes:
+class StageTimes:
     """Milliseconds of one frame by stage, or their means."""
 
     preprocess_ms: float = 0.0  # the picture is read and resized
@@ -19,12 +19,12 @@ class FrameTimes:
         """All stages."""
         return sum(getattr(self, field.name) for field in fields(self))
 
-    def __add__(self, other: FrameTimes) -> FrameTimes:
-        return FrameTimes(*(getattr(self, field.name) + getattr(other, field.name) for field in fields(self)))
+    def __add__(self, other: StageTimes) -> StageTimes:
+        return StageTimes(*(getattr(self, field.name) + getattr(other, field.name) for field in fields(self)))
 
-    def over(self, frames: int) -> FrameTimes:
+    def over(self, frames: int) -> StageTimes:
         """The mean of so many; zeros where there were none."""
-        return FrameTimes(*(getattr(self, field.name) / max(1, frames) for field in fields(self)))
+        return StageTimes(*(getattr(self, field.name) / max(1, frames) for field in fields(self)))
 
 
 @dataclass(frozen=True)
@@ -34,19 +34,22 @@ class LiveStats:
     frames_seen: int  # that `add` took
     frames_skipped: int  # too close to the frame before them (`every`)
     frames_used: int  # that went into the cache, those that have left the window since included
-    frames_dropped: int  # superseded by a newer one while an answer was decoded
+    frames_dropped: int  # superseded by a newer one while an answer was decoded, or refused for lack of room
     frames_waiting: int  # 0 or 1: the newest one that came while an answer is decoded
     frames_in_window: int
     max_frames: int
     questions: int  # asked so far
     cache_tokens: int  # of the window and what stands before it
     cache_capacity_tokens: int  # that the cache has room for now
-    next_t: int  # position of the token that would follow; `LiveSession.max_positions` bounds it
+    next_t: int  # position of the token that would follow
     windows_cut: int  # how often older frames were dropped to make room
     tokens_recomputed: int  # that went through the decoder again for that
-    lag_s: float | None  # time of the newest frame seen less that of the newest in the cache; None: no frame yet
-    mean_frame: FrameTimes  # of all frames used, the work of cutting windows spread over them
-    last_frame: FrameTimes  # of the newest frame in the cache
+    positions_shifted: int  # how often all positions were moved back, before the model's last one was reached
+    lag_s: (
+        float | None
+    )  # time of the newest frame seen less that of the newest in the cache; None: no frame yet
+    mean_frame: StageTimes  # of all frames used, the work of cutting windows spread over them
+    last_frame: StageTimes  # of the newest frame in the cache
 
     @property
     def cache_fill(self) -> float:

@@ -1,0 +1,17 @@
+"""What the evidence scripts have for speed, for scripts of this folder: they lie in tests/evidence, no package."""
+
+# ruff: noqa: E402
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+
+_EVIDENCE = str(Path(__file__).parents[1] / "tests" / "evidence")
+if _EVIDENCE not in sys.path:
+    sys.path.append(_EVIDENCE)
+
+from command_line import neo_edge, neo_edge_json
+from speed_bundle import SpeedBundle, make_speed_bundle
+
+__all__ = ["SpeedBundle", "make_speed_bundle", "neo_edge", "neo_edge_json"]
