@@ -12,14 +12,28 @@ if TYPE_CHECKING:
     from neo_edge.errors import NeoEdgeError
     from neo_edge.frame_sampling import FrameSampling
     from neo_edge.options import SamplingOptions
-    from neo_edge_runtime import Completion, Frame, Model, Request, Video, VideoLimits, load, read_video
+    from neo_edge_runtime import (
+        Completion,
+        Frame,
+        LiveFeed,
+        Model,
+        Reconnect,
+        Request,
+        Video,
+        VideoLimits,
+        load,
+        open_source,
+        read_video,
+    )
 
 __all__ = [
     "Completion",
     "Frame",
     "FrameSampling",
+    "LiveFeed",
     "Model",
     "NeoEdgeError",
+    "Reconnect",
     "Request",
     "SamplingOptions",
     "Video",
@@ -27,6 +41,7 @@ __all__ = [
     "__version__",
     "errors",
     "load",
+    "open_source",
     "read_video",
 ]
 
@@ -35,13 +50,16 @@ _HOMES = {
     "Completion": "neo_edge_runtime",
     "Frame": "neo_edge_runtime",
     "FrameSampling": "neo_edge.frame_sampling",
+    "LiveFeed": "neo_edge_runtime",
     "Model": "neo_edge_runtime",
     "NeoEdgeError": "neo_edge.errors",
+    "Reconnect": "neo_edge_runtime",
     "Request": "neo_edge_runtime",
     "SamplingOptions": "neo_edge.options",
     "Video": "neo_edge_runtime",
     "VideoLimits": "neo_edge_runtime",
     "load": "neo_edge_runtime",
+    "open_source": "neo_edge_runtime",
     "read_video": "neo_edge_runtime",
 }
 

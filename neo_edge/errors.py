@@ -123,6 +123,18 @@ class PromptError(InputError):
     """A prompt and its images do not fit together."""
 
 
+class ConstraintError(InputError):
+    """An answer cannot be bound in the way that was asked for."""
+
+
+class AnswerError(NeoEdgeError):
+    """An answer does not hold what was looked for in it; the message has the answer."""
+
+
+class SourceError(NeoEdgeError):
+    """A live source cannot be opened, has broken off, or gives no frames."""
+
+
 class ContextOverflowError(NeoEdgeError):
     """More tokens than the session may hold; the message has the counts."""
 

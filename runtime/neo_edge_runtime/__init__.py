@@ -12,7 +12,10 @@ if TYPE_CHECKING:
     from neo_edge_runtime.chat import Chat
     from neo_edge_runtime.completion import Completion, StopReason, Usage
     from neo_edge_runtime.generation import Stream
+    from neo_edge_runtime.live.feed import LiveFeed
+    from neo_edge_runtime.live.feed_status import FeedEvent, FeedStatus, Reconnect
     from neo_edge_runtime.live.session import LiveSession
+    from neo_edge_runtime.live.source import FrameSource, TimedImage, open_source
     from neo_edge_runtime.live.stats import LiveStats, StageTimes
     from neo_edge_runtime.loading import load
     from neo_edge_runtime.model import Model
@@ -28,20 +31,27 @@ __all__ = [
     "Chat",
     "Checkpoint",
     "Completion",
+    "FeedEvent",
+    "FeedStatus",
     "Frame",
+    "FrameSource",
+    "LiveFeed",
     "LiveSession",
     "LiveStats",
     "Model",
+    "Reconnect",
     "Request",
     "Session",
     "StageTimes",
     "StopReason",
     "Stream",
+    "TimedImage",
     "Usage",
     "Video",
     "VideoLimits",
     "VideoWarning",
     "load",
+    "open_source",
     "read_video",
 ]
 
@@ -53,20 +63,27 @@ _HOMES = {
     "Chat": "chat",
     "Checkpoint": "session",
     "Completion": "completion",
+    "FeedEvent": "live.feed_status",
+    "FeedStatus": "live.feed_status",
     "Frame": "video",
     "LiveSession": "live.session",
     "LiveStats": "live.stats",
+    "FrameSource": "live.source",
+    "LiveFeed": "live.feed",
     "Model": "model",
+    "Reconnect": "live.feed_status",
     "Request": "batch_request",
     "Session": "session",
     "StageTimes": "live.stats",
     "StopReason": "completion",
     "Stream": "generation",
+    "TimedImage": "live.source",
     "Usage": "completion",
     "Video": "video",
     "VideoLimits": "video_limits",
     "VideoWarning": "video",
     "load": "loading",
+    "open_source": "live.source",
     "read_video": "video_reading",
 }
 

@@ -22,8 +22,10 @@ def test_the_public_names_are_these() -> None:
         "Completion",
         "Frame",
         "FrameSampling",
+        "LiveFeed",
         "Model",
         "NeoEdgeError",
+        "Reconnect",
         "Request",
         "SamplingOptions",
         "Video",
@@ -31,6 +33,7 @@ def test_the_public_names_are_these() -> None:
         "__version__",
         "errors",
         "load",
+        "open_source",
         "read_video",
     ]
     assert dir(neo_edge) == sorted(neo_edge.__all__)
