@@ -33,6 +33,7 @@ class Tokenizer:
         self._directory = directory
         self._backend = _backend(file)
         self._skipped = {token.id for token in file.added if token.special}
+        self._added = {token.id: token.content for token in file.added}
 
     @property
     def vocab_size(self) -> int:
@@ -72,6 +73,30 @@ class Tokenizer:
     def special_tokens(self, config: ModelConfig) -> SpecialTokens:
         """The ids that the host must know; see `resolve_special_tokens`."""
         return resolve_special_tokens(self, config)
+
+    @property
+    def control_ids(self) -> frozenset[int]:
+        """Ids that no text stands for: those that `decode` leaves out, and the model's control tokens."""
+        known = (self.find_id(token) for token in _CONTROL)
+        return frozenset(self._skipped).union(index for index in known if index is not None)
+
+    def token_bytes(self, rows: int) -> list[bytes]:
+        """The bytes that each id below `rows` adds to a text; empty for an id that has no token.
+
+        Bytes that begin or end inside a character are given as they are: a byte-level vocabulary spells each of the
+        256 as one printable character.
+        """
+        spelled = bytes_of_characters()
+        found = [b""] * rows
+        for token, index in self._backend.get_vocab(with_added_tokens=True).items():
+            if index < rows:
+                word = token.translate(spelled)
+                # The library's decoder takes what is not spelled this way for the text itself.
+                found[index] = word.encode("latin-1") if _is_spelled(token, spelled) else token.encode()
+        for index, content in self._added.items():
+            if index < rows:
+                found[index] = content.encode()
+        return found
 
     def to_json(self) -> str:
         """The tokenizer as the text of a `tokenizer.json`, whatever files it was read from."""
@@ -160,6 +185,20 @@ def _backend(file: TokenizerFile) -> Backend:
                 f"{file.source} gives {token.content!r} the id {token.id} and loads with {found}: fetch it again"
             )
     return backend
+
+
+def bytes_of_characters() -> dict[int, str]:
+    """For `str.translate`: GPT-2's printable character of each byte -> the character of that code.
+
+    Bytes that are printable in Latin-1 stand for themselves, and the others for the characters from 256 on, in order.
+    """
+    printable = {*range(33, 127), *range(161, 173), *range(174, 256)}
+    others = [byte for byte in range(256) if byte not in printable]
+    return {byte: chr(byte) for byte in printable} | {256 + n: chr(byte) for n, byte in enumerate(others)}
+
+
+def _is_spelled(token: str, spelled: dict[int, str]) -> bool:
+    return all(ord(character) in spelled for character in token)
 
 
 def _stays_text(token: AddedToken) -> bool:

@@ -35,6 +35,7 @@ class Answer:
         self._text: list[str] = []
         self._stream = TextStream(request.tokenizer, request.options.stop)
         self._sampler = Sampler(request.options, (*request.earlier_ids, *request.input_ids.tolist()))
+        self._matcher = None if request.constraint is None else request.constraint.start()
         self._first_token_s: float | None = None
         self._decode_s, self._decoded = 0.0, 0
 
@@ -61,17 +62,27 @@ class Answer:
         return piece
 
     def advance(self, logits: npt.NDArray[np.float32]) -> str:
-        """Takes the next token from [V] logits, which this may overwrite; the text that is certain now."""
-        token = self._sampler.sample(logits)
+        """Takes the next token from [V] logits, which this may overwrite; the text that is certain now.
+
+        Raises:
+            ConstraintError: the answer's constraint grew beyond what can be followed.
+        """
+        matcher = self._matcher
+        token = self._sampler.sample(logits, None if matcher is None else matcher.allowed())
         if token in self.request.eos:
             self.reason = "eos"
             return ""
         self.tokens.append(token)
         piece = self._stream.push(token)
         self._text.append(piece)
+        full = len(self.tokens) >= self.request.options.max_new_tokens
+        if matcher is not None:
+            matcher.push(token)
         if self._stream.stopped:
             self.reason = "stop_string"
-        elif len(self.tokens) >= self.request.options.max_new_tokens:
+        elif matcher is not None and (matcher.closed or (full and matcher.complete)):
+            self.reason = "complete"
+        elif full:
             self.reason = "max_tokens"
         return piece
 

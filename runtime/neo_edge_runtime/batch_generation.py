@@ -246,7 +246,11 @@ class _Schedule:
         if isinstance(found, NeoEdgeError):
             self._fail(number, found)
             return ""
-        return self._answers[number].advance(found)
+        try:
+            return self._answers[number].advance(found)
+        except NeoEdgeError as error:
+            self._fail(number, error)
+            return ""
 
     def _drop(self, row: BatchRow) -> None:
         del self._running[row]

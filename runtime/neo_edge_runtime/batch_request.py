@@ -13,6 +13,7 @@ if TYPE_CHECKING:
 
     from neo_edge.frame_sampling import FrameSampling
     from neo_edge.options import SamplingOptions
+    from neo_edge_runtime.constraints import Constraint
     from neo_edge_runtime.image_input import ImageSource
     from neo_edge_runtime.video import Frame, VideoSource
     from neo_edge_runtime.video_limits import VideoLimits
@@ -38,3 +39,4 @@ class Request:
     videos: Sequence[VideoSource] = ()  # in the order of their places
     frame_sampling: FrameSampling | None = None  # of video files; None: the protocol's
     video_limits: VideoLimits | None = None  # can only lower the model's
+    constraint: Constraint | None = None  # what the answer may be; None: anything

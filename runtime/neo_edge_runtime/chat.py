@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from neo_edge.options import SamplingOptions
     from neo_edge_runtime.backend import Backend
     from neo_edge_runtime.completion import Completion
+    from neo_edge_runtime.constraints import Constraint
     from neo_edge_runtime.image_input import ImageSource
     from neo_edge_runtime.prompt_assembly import PromptAssembly
     from neo_edge_runtime.session import Checkpoint, Session
@@ -67,6 +68,7 @@ class Chat:
         frame_sampling: FrameSampling | None = None,
         video_limits: VideoLimits | None = None,
         options: SamplingOptions | None = None,
+        constraint: Constraint | None = None,
     ) -> Completion:
         """Asks, waits and gives the answer; arguments and errors as `Model.stream`."""
         return self.stream(
@@ -79,6 +81,7 @@ class Chat:
             frame_sampling=frame_sampling,
             video_limits=video_limits,
             options=options,
+            constraint=constraint,
         ).finish()
 
     def stream(
@@ -93,6 +96,7 @@ class Chat:
         frame_sampling: FrameSampling | None = None,
         video_limits: VideoLimits | None = None,
         options: SamplingOptions | None = None,
+        constraint: Constraint | None = None,
     ) -> Stream:
         """Asks and gives the answer as it is made; an answer before it that is still open is cancelled.
 
@@ -127,6 +131,7 @@ class Chat:
             options=options,
             started=started,
             warnings=pictures.warnings,
+            constraint=constraint,
         )
 
         def on_end(answer: Sequence[int], prefilled: bool) -> None:

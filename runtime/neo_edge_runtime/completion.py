@@ -2,21 +2,28 @@
 
 from __future__ import annotations
 
+import json
 from dataclasses import asdict, dataclass, replace
 from typing import TYPE_CHECKING, Literal
 
+from neo_edge.errors import AnswerError
+from neo_edge.shown import shown
 from neo_edge_runtime.memory import peak_memory_bytes
 
 if TYPE_CHECKING:
     from neo_edge.errors import NeoEdgeError
 
-StopReason = Literal["eos", "stop_string", "max_tokens", "cancelled", "context_full", "error"]
+StopReason = Literal["eos", "complete", "stop_string", "max_tokens", "cancelled", "context_full", "error"]
 """What ended an answer.
 
-`eos`: the model did. `stop_string`: one of the options' `stop` came. `max_tokens`: the options' limit was reached.
-`cancelled`: the caller asked for it. `context_full`: no further token fits the context or the memory. `error`: one
-of a batch failed, and the caller had asked for `on_error="return"`.
+`eos`: the model did. `complete`: it satisfies its constraint, and nothing may follow or the options' limit came just
+there; a constrained answer that ended by neither of these two is only the beginning of one. `stop_string`: one of the
+options' `stop` came. `max_tokens`: the options' limit was reached. `cancelled`: the caller asked for it.
+`context_full`: no further token fits the context or the memory. `error`: one of a batch failed, and the caller had
+asked for `on_error="return"`.
 """
+
+_WHOLE = ("eos", "complete", "stop_string")
 
 
 @dataclass(frozen=True)
@@ -49,6 +56,25 @@ class Completion:
     def of_error(cls, error: NeoEdgeError) -> Completion:
         """That of a request which never ran."""
         return cls("", (), "error", Usage(0, 0, 0, 0, None, None, peak_memory_bytes()), error)
+
+    def json(self) -> object:
+        """What the text says as JSON, such as an answer with the constraint `JsonSchema`.
+
+        Raises:
+            AnswerError: it is no JSON, or was cut short.
+        """
+        if self.stop_reason not in _WHOLE:
+            raise AnswerError(
+                f"the answer {shown(self.text)} is only the beginning of one, since it ended by {self.stop_reason}: "
+                "give it room, such as more max_new_tokens"
+            )
+        try:
+            value: object = json.loads(self.text)
+        except (ValueError, RecursionError) as error:
+            raise AnswerError(
+                f"the answer {shown(self.text)} is no JSON ({error}): ask with constraint=JsonSchema(...)"
+            ) from error
+        return value
 
     def to_dict(self) -> dict[str, object]:
         """Plain values, for JSON; `error`, where there is one, is its type and message;

@@ -40,6 +40,7 @@ if TYPE_CHECKING:
     from neo_edge.tokenizer import Tokenizer
     from neo_edge.tokens import SpecialTokens
     from neo_edge_runtime.backend import Backend
+    from neo_edge_runtime.constraints import Constraint
     from neo_edge_runtime.image_input import ImageSource
     from neo_edge_runtime.live.session import LiveSession, Policy
     from neo_edge_runtime.request import PreparedRequest
@@ -115,6 +116,7 @@ class Model:
         video_limits: VideoLimits | None = None,
         system: str | None = None,
         options: SamplingOptions | None = None,
+        constraint: Constraint | None = None,
     ) -> Completion:
         """Asks, waits and gives the answer; arguments and errors as `stream`."""
         return self.stream(
@@ -128,6 +130,7 @@ class Model:
             video_limits=video_limits,
             system=system,
             options=options,
+            constraint=constraint,
         ).finish()
 
     def stream(
@@ -143,6 +146,7 @@ class Model:
         video_limits: VideoLimits | None = None,
         system: str | None = None,
         options: SamplingOptions | None = None,
+        constraint: Constraint | None = None,
     ) -> Stream:
         """Asks and gives the answer as it is made.
 
@@ -163,12 +167,14 @@ class Model:
             video_limits: lower some of the model's.
             system: system prompt; None: the protocol's.
             options: sampling; None: the protocol's.
+            constraint: `Choices`, `JsonSchema` or `Regex`: the answer can be nothing else; None: anything.
 
         Raises:
             ImageError: a picture cannot be read, or gives more than `max_visual_tokens`.
             VideoError: a video cannot be read, or is beyond the limits.
-            MissingExtraError: a video file, and PyAV is not installed.
+            MissingExtraError: a video file, and PyAV is not installed; a constraint, and llguidance is not.
             PromptError, InputError: the arguments do not fit each other.
+            ConstraintError: the constraint is none, or cannot be held to.
             TokenizerError: a question in words, and the bundle has no tokenizer.
             ContextOverflowError, MemoryBudgetError: the request is too large; nothing was allocated.
             SessionClosedError: the model is closed.
@@ -184,6 +190,7 @@ class Model:
             videos=videos,
             frame_sampling=frame_sampling,
             video_limits=video_limits,
+            constraint=constraint,
         )
         request = self._prepare(asked, time.perf_counter())
         return Stream(request, lambda _answer, _prefilled: request.session.close())
@@ -354,6 +361,7 @@ class Model:
             options=asked.options,
             started=started,
             warnings=warnings,
+            constraint=asked.constraint,
         )
 
     def _prepare_named(

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from dataclasses import dataclass, field
+from functools import cached_property
 from itertools import groupby
 from typing import TYPE_CHECKING
 
@@ -13,6 +14,7 @@ from neo_edge.errors import InputError, PromptError, TokenizerError
 from neo_edge.media_places import FrameTimes, place_media
 from neo_edge.prompt import Message, encode_chat, encode_followup, place_frames
 from neo_edge.tokens import SpecialTokens
+from neo_edge_runtime.constraint_matching import ConstraintCompiler
 from neo_edge_runtime.image_input import is_one_image, load_image
 from neo_edge_runtime.preprocessing import PixelLimits, size_image
 from neo_edge_runtime.video import Frame, Video
@@ -70,6 +72,13 @@ class PromptAssembly:
     upstream_image_rules: bool  # see `load_image`
     frame_limits: PixelLimits | None = None  # of a video's frame; None: as an image
     video_limits: VideoLimits = field(default_factory=VideoLimits)
+
+    @cached_property
+    def constraints(self) -> ConstraintCompiler:
+        """Binds answers; keeps an index of the vocabulary, once something was bound."""
+        return ConstraintCompiler(
+            self.tokenizer, ends=self.tokens.eos, vocab_size=self.config.decoder.vocab_size
+        )
 
     def pictures(
         self,

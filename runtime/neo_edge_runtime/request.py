@@ -20,6 +20,8 @@ if TYPE_CHECKING:
     from neo_edge.options import SamplingOptions
     from neo_edge.positions import SequenceLayout
     from neo_edge_runtime.backend import Backend
+    from neo_edge_runtime.constraint_matching import CompiledConstraint
+    from neo_edge_runtime.constraints import Constraint
     from neo_edge_runtime.preprocessing import SizedImage
     from neo_edge_runtime.prompt_assembly import PromptAssembly
     from neo_edge_runtime.session import Session
@@ -42,6 +44,7 @@ class PreparedRequest:
     tokenizer: Decodes | None
     preparation_s: float  # seconds already spent on this request
     warnings: tuple[str, ...] = ()  # for the answer
+    constraint: CompiledConstraint | None = None  # None: the answer is free
 
 
 def make_request(
@@ -55,6 +58,7 @@ def make_request(
     options: SamplingOptions | None,
     started: float,
     warnings: tuple[str, ...] = (),
+    constraint: Constraint | None = None,
 ) -> PreparedRequest:
     """Lays the new tokens out behind the session and checks context and memory, before anything runs.
 
@@ -68,14 +72,17 @@ def make_request(
         options: None: the protocol's.
         started: `time.perf_counter()` when work on the request began.
         warnings: of the pictures, for the answer.
+        constraint: what the answer may be; None: anything.
 
     Raises:
         PromptError, InputError: the pieces do not fit each other.
+        ConstraintError, MissingExtraError: the constraint cannot be held to.
         ContextOverflowError, MemoryBudgetError: they do not fit the session.
     """
     options = prompts.protocol.sampling if options is None else options
     if options.stop and prompts.tokenizer is None:
         raise InputError("stop strings need a tokenizer, and the bundle has none: leave them out")
+    compiled = None if constraint is None else prompts.constraints.compile(constraint)
     input_ids = np.array(ids, np.int64)
     piece = layout(
         input_ids,
@@ -98,4 +105,5 @@ def make_request(
         tokenizer=prompts.tokenizer,
         preparation_s=time.perf_counter() - started,
         warnings=warnings,
+        constraint=compiled,
     )

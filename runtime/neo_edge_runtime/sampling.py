@@ -32,24 +32,28 @@ class Sampler:
         self._seen = set(prompt_ids) if self._penalizes else set()
         self._seen_ids = np.fromiter(self._seen, np.int64, len(self._seen))
 
-    def sample(self, logits: npt.NDArray[np.float32]) -> int:
-        """The next token after [V] float32 logits, which this may overwrite."""
+    def sample(self, logits: npt.NDArray[np.float32], allowed: npt.NDArray[np.int64] | None = None) -> int:
+        """The next token after [V] float32 logits, which this may overwrite.
+
+        Only the ids in `allowed` are looked at, as if the logits of all others were minus infinity; None: all are.
+        """
         if self._penalizes:
             self._penalize(logits)
-        if self._options.greedy:
-            token = int(logits.argmax())
-        else:
-            candidates, probabilities = distribution(logits, self._options)
-            drawn = self._random.random()
-            if len(candidates) > 1:
-                reached = int(probabilities.cumsum().searchsorted(drawn, side="right"))
-                token = int(candidates[min(reached, len(candidates) - 1)])
-            else:
-                token = int(candidates[0])
+        token = self._choose(logits) if allowed is None else int(allowed[self._choose(logits[allowed])])
         if self._penalizes and token not in self._seen:
             self._seen.add(token)
             self._seen_ids = np.append(self._seen_ids, token)
         return token
+
+    def _choose(self, logits: npt.NDArray[np.float32]) -> int:
+        if self._options.greedy:
+            return int(logits.argmax())
+        candidates, probabilities = distribution(logits, self._options)
+        drawn = self._random.random()
+        if len(candidates) == 1:
+            return int(candidates[0])
+        reached = int(probabilities.cumsum().searchsorted(drawn, side="right"))
+        return int(candidates[min(reached, len(candidates) - 1)])
 
     def _penalize(self, logits: npt.NDArray[np.float32]) -> None:
         penalty = np.float32(self._options.repetition_penalty)

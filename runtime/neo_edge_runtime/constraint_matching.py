@@ -1,0 +1,183 @@
+"""Which tokens a constrained answer may go on with: llguidance over the bundle's tokenizer.
+
+A constraint becomes a grammar over bytes, and each token is a string of bytes that the grammar takes or not. So a
+token may end inside a character, and no answer depends on how the tokenizer would have cut it.
+"""
+
+from __future__ import annotations
+
+import json
+import threading
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from neo_edge.errors import ConstraintError
+from neo_edge.extras import require
+from neo_edge.shown import shown
+from neo_edge_runtime.constraints import Choices, JsonSchema, Regex
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    import numpy.typing as npt
+    from llguidance import LLMatcher, LLTokenizer
+
+    from neo_edge.tokenizer import Tokenizer
+    from neo_edge_runtime.constraints import Constraint
+
+_ONE_LINE = {"item_separator": ", ", "key_separator": ": ", "whitespace_flexible": False}
+"""JSON as `json.dumps` writes it; with free white space a model can go on with spaces for ever."""
+
+
+class TokenMatcher:
+    """Follows one answer, token by token."""
+
+    def __init__(self, matcher: LLMatcher, vocab_size: int) -> None:
+        self._matcher, self._vocab_size = matcher, vocab_size
+
+    def allowed(self) -> npt.NDArray[np.int64]:
+        """Ids that may come now, in rising order; ends of text among them where the answer is complete.
+
+        Raises:
+            ConstraintError: the library gave the answer up, because the grammar grew beyond its limits.
+        """
+        bits = np.frombuffer(self._matcher.compute_bitmask(), np.uint8)
+        ids = np.flatnonzero(np.unpackbits(bits, count=self._vocab_size, bitorder="little"))
+        if self._matcher.is_error() or not len(ids):
+            raise ConstraintError(
+                f"the answer cannot go on within its constraint ({_reason(self._matcher) or 'no token fits'}): "
+                "pass a simpler constraint"
+            )
+        return ids
+
+    def push(self, token: int) -> None:
+        """Takes a token that `allowed` gave and that ends no text."""
+        self._matcher.consume_token(token)
+
+    @property
+    def complete(self) -> bool:
+        """Whether the answer satisfies its constraint as it stands."""
+        return self._matcher.is_accepting()
+
+    @property
+    def closed(self) -> bool:
+        """Whether it does and nothing may follow."""
+        return self._matcher.is_stopped() and self._matcher.is_accepting()
+
+
+@dataclass(frozen=True)
+class CompiledConstraint:
+    """A constraint that was understood, for any number of answers."""
+
+    tokenizer: LLTokenizer
+    grammar: str
+    vocab_size: int
+
+    def start(self) -> TokenMatcher:
+        """Stands before the first token."""
+        from llguidance import LLMatcher
+
+        return TokenMatcher(LLMatcher(self.tokenizer, self.grammar, log_level=0), self.vocab_size)
+
+
+class ConstraintCompiler:
+    """Turns constraints into grammars over one model's tokens. For any thread."""
+
+    def __init__(self, tokenizer: Tokenizer | None, *, ends: Sequence[int], vocab_size: int) -> None:
+        """Looks at nothing yet: the index of the vocabulary is made for the first constraint, once.
+
+        Args:
+            tokenizer: the bundle's; without one nothing can be compiled.
+            ends: ids that end an answer.
+            vocab_size: V, columns of the logits; ids beyond are never allowed.
+        """
+        self._tokenizer, self._ends, self._vocab_size = tokenizer, ends, vocab_size
+        self._lock = threading.Lock()
+        self._index: LLTokenizer | None = None
+
+    def compile(self, constraint: Constraint) -> CompiledConstraint:
+        """Checks a constraint against the library.
+
+        Raises:
+            ConstraintError: it is none, the library does not take it, no answer satisfies it, or the bundle has no
+                tokenizer or no token that ends an answer.
+            MissingExtraError: llguidance is not installed.
+        """
+        grammar = _grammar(constraint)
+        compiled = CompiledConstraint(self._vocabulary(), grammar, self._vocab_size)
+        kind = _NAMES[type(constraint)]
+        matcher = require("llguidance", extra="constrain").LLMatcher(compiled.tokenizer, grammar, log_level=0)
+        if matcher.is_error():
+            raise ConstraintError(f"{kind} cannot be held to ({_reason(matcher)}): correct or simplify it")
+        try:
+            compiled.start().allowed()
+        except ConstraintError as error:
+            raise ConstraintError(f"no answer satisfies {kind}: correct it") from error
+        return compiled
+
+    def _vocabulary(self) -> LLTokenizer:
+        library = require("llguidance", extra="constrain")
+        if self._tokenizer is None:
+            raise ConstraintError(
+                "a constraint needs a tokenizer, and the bundle has none: leave it out, or export a checkpoint that "
+                "holds tokenizer.json"
+            )
+        if not self._ends:
+            raise ConstraintError("the model has no token that ends an answer: leave the constraint out")
+        with self._lock:
+            if self._index is None:
+                words = _Words(self._tokenizer, self._ends, self._vocab_size)
+                # No slices: they quicken masks of free text by microseconds, and double the time until the first.
+                self._index = library.LLTokenizer(words, eos_token=list(self._ends), slices=[])
+            return self._index
+
+
+class _Words:
+    """A tokenizer as llguidance asks for it."""
+
+    is_tokenizer_wrapper = True
+    bos_token_id = None
+
+    def __init__(self, tokenizer: Tokenizer, ends: Sequence[int], vocab_size: int) -> None:
+        self._tokenizer = tokenizer
+        self.tokens = tokenizer.token_bytes(vocab_size)
+        self.eos_token_id = ends[0]
+        self.special_token_ids = sorted(
+            index for index in tokenizer.control_ids.union(ends) if index < vocab_size
+        )
+
+    def __call__(self, text: str | bytes) -> list[int]:
+        return self._tokenizer.encode(text.decode() if isinstance(text, bytes) else text)
+
+
+_NAMES = {Choices: "the choices", JsonSchema: "the schema", Regex: "the pattern"}
+
+
+def _grammar(constraint: Constraint) -> str:
+    matcher = require("llguidance", extra="constrain").LLMatcher
+    if isinstance(constraint, Choices):
+        grammar: str = matcher.grammar_from_lark(_choice_grammar(constraint))
+    elif isinstance(constraint, JsonSchema):
+        grammar = matcher.grammar_from_json_schema(constraint.text, overrides=_ONE_LINE)
+    elif isinstance(constraint, Regex):
+        grammar = matcher.grammar_from_regex(constraint.pattern)
+    else:
+        raise ConstraintError(
+            f"a constraint is {shown(constraint)}; pass Choices, JsonSchema or Regex of neo_edge"
+        )
+    return grammar
+
+
+def _choice_grammar(choices: Choices) -> str:
+    choice = " | ".join(json.dumps(option) for option in choices.options)
+    if choices.after is None:
+        return f"start: {choice}"
+    # `suffix` makes the rule end where these words come first.
+    return f"start: before ({choice})\nbefore[suffix={json.dumps(choices.after)}]: /(?s:.*)/"
+
+
+def _reason(matcher: LLMatcher) -> str:
+    """What the library says, on one line."""
+    return " ".join(matcher.get_error().split())[:300]
