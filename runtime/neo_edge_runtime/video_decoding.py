@@ -123,7 +123,7 @@ def to_image(frame: Any) -> Image.Image:
     if any(component.is_alpha for component in frame.format.components):
         image = load_image(Image.fromarray(_reformatted(frame, "rgba").to_ndarray()))
     else:
-        image = _reformatted(frame, "rgb24").to_image()
+        image = _picture(_reformatted(frame, "rgb24"))
     for turn in _turns(frame):
         image = image.transpose(turn)
     return image
@@ -137,6 +137,14 @@ def _reformatted(frame: Any, pixel_format: str) -> Any:
     if not hasattr(_own, "converter"):
         _own.converter = require("av.video.reformatter", extra="video").VideoReformatter()
     return _own.converter.reformat(frame, format=pixel_format)
+
+
+def _picture(frame: Any) -> Image.Image:
+    """Of an rgb24 frame; PyAV's own `to_image` copies it line by line and takes two to eight times as long."""
+    plane = frame.planes[0]
+    upward = plane.line_size < 0  # the last line comes first
+    layout = ("raw", "RGB", abs(plane.line_size), -1 if upward else 1)
+    return Image.frombytes("RGB", (frame.width, frame.height), plane, *layout)
 
 
 def _decode_run(video: OpenVideo, index: VideoIndex, run: Run) -> Iterator[tuple[int, Any]]:

@@ -6,6 +6,8 @@ import io
 from fractions import Fraction
 from pathlib import Path
 
+import av
+import av.filter
 import numpy as np
 import pytest
 from PIL import Image
@@ -200,3 +202,22 @@ def test_the_jpeg_round_trip_is_upstreams_and_off_by_default() -> None:
 
 def test_without_a_choice_it_is_one_frame_a_second() -> None:
     assert numbers(read_video(FILES["VP9"])) == [0, 10, 20, 30, 40, 50, 60]
+
+
+@pytest.mark.parametrize("pixel_format", ["rgb24", "yuv420p"])
+@pytest.mark.parametrize("width", [96, 54])
+def test_a_frame_whose_last_line_comes_first_in_memory_is_not_upside_down(
+    pixel_format: str, width: int
+) -> None:
+    picture = numbered_picture(77, width)
+    graph = av.filter.Graph()
+    source = graph.add_buffer(width=width, height=64, format=pixel_format, time_base=Fraction(1, 10))
+    flip, sink = graph.add("vflip"), graph.add("buffersink")
+    source.link_to(flip)
+    flip.link_to(sink)
+    graph.configure()
+    graph.push(av.VideoFrame.from_ndarray(picture).reformat(format=pixel_format))
+    flipped = graph.pull()
+    assert flipped.planes[0].line_size < 0  # the filter only turns the order of the lines
+    expected = av.VideoFrame.from_ndarray(picture).reformat(format=pixel_format).to_ndarray(format="rgb24")
+    np.testing.assert_array_equal(np.asarray(to_image(flipped)), expected[::-1])
