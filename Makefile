@@ -14,7 +14,7 @@ INPUTS := pyproject.toml constraints.txt
 TEST_ENVIRONMENT = OMP_NUM_THREADS=1 NEO_EDGE_ORT_123=$(CURDIR)/$(ORT_123) NEO_EDGE_OPTIMUM=$(CURDIR)/$(OPTIMUM)
 EVIDENCE := goldens batch_equality batch_cost cpu_speed prepacked_cache bundle_speed step_overhead export_scale full_2b nano_accuracy killed_updates quantize_scale quantized_accuracy outliers killed_exports engine_cases fuzz video_seeking video_preprocessing video_leaks
 
-.PHONY: setup demo test coverage check docs evidence bench clean
+.PHONY: setup demo test engine-cases coverage check docs evidence bench clean
 
 setup: $(DEV_READY)
 
@@ -23,7 +23,11 @@ demo: $(if $(wildcard $(DEV_READY)),$(DEV_READY),$(DEMO_READY))
 	$(BIN)/neo-edge demo
 
 test: $(DEV_READY) $(ORT_123)/.ready $(OPTIMUM)/.ready
-	$(TEST_ENVIRONMENT) $(BIN)/python -m pytest $(PYTEST_ARGS)
+	$(TEST_ENVIRONMENT) $(BIN)/python -m pytest -m "not engine_cases" $(PYTEST_ARGS)
+
+# Builds every engine that TensorRT-RTX can build without a GPU, and prints the table: some minutes.
+engine-cases: $(DEV_READY)
+	$(TEST_ENVIRONMENT) $(BIN)/python -m pytest -m engine_cases tests/export/test_engine_cases.py
 
 coverage: $(DEV_READY) $(ORT_123)/.ready $(OPTIMUM)/.ready
 	$(TEST_ENVIRONMENT) $(BIN)/coverage run -m pytest $(PYTEST_ARGS)

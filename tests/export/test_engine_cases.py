@@ -1,6 +1,7 @@
 """TensorRT-RTX builds the portable float16, INT8 and INT4 graphs into engines ahead of time, without a GPU.
 
-A stand-in for the TensorRT of robots: its parser and its strong typing are those of TensorRT 11.
+A stand-in for the TensorRT of robots: its parser and its strong typing are those of TensorRT 11. It takes minutes, so
+`make engine-cases` runs it and `make test` does not.
 """
 
 from __future__ import annotations
@@ -14,17 +15,18 @@ from engine_cases import (
     EngineCase,
     engine_cases,
     nano_variants,
+    slice_variants,
     table,
-    write_slice,
 )
 
 from neo_edge_export.tensorrt.installed import Installed, find_tensorrt
 
-# The whole slice's vocabulary takes minutes to write; `make evidence` builds it.
+# The whole vocabulary takes minutes to write and quantize; `make evidence` builds it.
 SMALL_VOCABULARY = 4096
-NANO_LAYERS, SLICE_LAYERS = 6, 2
+SLICE_LAYERS = 2
+LAYERS = {"nano": 6, "slice of 2b": SLICE_LAYERS}
 PARTS = ("decoder", "vision")
-ONE_IS_ENOUGH = ("86",)  # for quantized variants; their own tests build them for the others
+VARIANTS = ("fp16-portable", *QUANTIZED)
 
 
 @pytest.fixture(scope="module")
@@ -37,70 +39,67 @@ def rtx() -> Installed:
 
 @pytest.fixture(scope="module")
 def cases(rtx: Installed, tmp_path_factory: pytest.TempPathFactory) -> list[EngineCase]:
-    fp16, *quantized = nano_variants(tmp_path_factory.mktemp("nano"))
-    graphs = write_slice(tmp_path_factory.mktemp("slice"), "2b", layers=SLICE_LAYERS, vocab=SMALL_VOCABULARY)
+    graphs = {
+        "nano": nano_variants(tmp_path_factory.mktemp("nano")),
+        "slice of 2b": slice_variants(
+            tmp_path_factory.mktemp("slice"), "2b", layers=SLICE_LAYERS, vocab=SMALL_VOCABULARY
+        ),
+    }
     return [
-        *engine_cases(rtx, "nano", fp16),
-        *engine_cases(rtx, "slice of 2b", graphs),
-        *(case for folder in quantized for case in engine_cases(rtx, "nano", folder, ONE_IS_ENOUGH)),
+        case
+        for model, folders in graphs.items()
+        for folder in folders
+        for case in engine_cases(rtx, model, folder)
     ]
 
 
+@pytest.mark.engine_cases
 def test_every_engine_is_built_for_every_gpu(
     cases: list[EngineCase], capsys: pytest.CaptureFixture[str]
 ) -> None:
     assert [case.refused for case in cases if case.refused] == []
     assert {(case.model, case.variant, case.part, case.compute_capability) for case in cases} == {
-        *product(("nano", "slice of 2b"), ("fp16-portable",), PARTS, COMPUTE_CAPABILITIES),
-        *product(("nano",), QUANTIZED, PARTS, ONE_IS_ENOUGH),
+        *product(LAYERS, VARIANTS, PARTS, COMPUTE_CAPABILITIES)
     }
     with capsys.disabled():
         print()
         print(*table(cases), sep="\n")
 
 
+@pytest.mark.engine_cases
 def test_a_plan_holds_its_weights_once_for_both_profiles(cases: list[EngineCase]) -> None:
     kernels = 24 << 20
     for case in cases:
         assert 0.98 * case.weight_bytes < case.plan_bytes < 1.15 * case.weight_bytes + kernels
 
 
+@pytest.mark.engine_cases
 def test_the_decoder_has_a_prefill_and_a_decode_profile_and_vision_one(cases: list[EngineCase]) -> None:
     assert {(case.part, case.profiles) for case in cases} == {("decoder", 2), ("vision", 1)}
 
 
-def test_the_networks_are_float16_products_with_float32_softmax(cases: list[EngineCase]) -> None:
+@pytest.mark.engine_cases
+def test_every_product_is_of_its_variants_type_and_softmax_is_float32(cases: list[EngineCase]) -> None:
     for case in cases:
         network = case.network
         assert network is not None
-        if case.variant in QUANTIZED:
-            continue
-        layers = NANO_LAYERS if case.model == "nano" else SLICE_LAYERS
-        decoder = case.part == "decoder"
-        assert network.matrix_products == {"HALF x HALF": 13 * layers + 1 if decoder else 2}
-        assert network.softmax_layers == (layers if decoder else 0)
-
-
-def test_every_projection_of_the_quantized_variants_is_a_product_of_their_type(
-    cases: list[EngineCase],
-) -> None:
-    found = {
-        (case.variant, case.part): case.network.matrix_products
-        for case in cases
-        if case.variant in QUANTIZED and case.network is not None
-    }
-    # Nine a layer and the head; the four of attention's scores and values stay float16.
-    attention, projections = 4 * NANO_LAYERS, 9 * NANO_LAYERS
-    assert found == {
-        ("int8", "decoder"): {"INT8 x INT8": projections + 1, "HALF x HALF": attention},
-        ("int8", "vision"): {"INT8 x INT8": 2},
-        ("int4-portable", "decoder"): {
-            "HALF x INT4": projections,
-            "HALF x HALF": attention,
-            "HALF x INT8": 1,
-        },
-        ("int4-portable", "vision"): {"HALF x INT8": 2},
-    }
+        layers = LAYERS[case.model]
+        # Nine projections a layer and the head; the four of attention's scores and values stay float16.
+        attention, projections = 4 * layers, 9 * layers
+        products: dict[tuple[str, str], dict[str, int]] = {
+            ("fp16-portable", "decoder"): {"HALF x HALF": attention + projections + 1},
+            ("fp16-portable", "vision"): {"HALF x HALF": 2},
+            ("int8", "decoder"): {"INT8 x INT8": projections + 1, "HALF x HALF": attention},
+            ("int8", "vision"): {"INT8 x INT8": 2},
+            ("int4-portable", "decoder"): {
+                "HALF x INT4": projections,
+                "HALF x HALF": attention,
+                "HALF x INT8": 1,
+            },
+            ("int4-portable", "vision"): {"HALF x INT8": 2},
+        }
+        assert network.matrix_products == products[case.variant, case.part]
+        assert network.softmax_layers == (layers if case.part == "decoder" else 0)
 
 
 def test_a_refused_engine_is_shown_as_such_and_one_that_was_not_tried_too() -> None:

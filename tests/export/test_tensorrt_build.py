@@ -251,3 +251,10 @@ def test_the_layers_that_were_built_are_kept_beside_the_plans(built: BuildResult
     decoder = layers["decoder"]["network"]
     assert (decoder["attention_operators"], decoder["softmax_layers"]) == (0, count)
     assert decoder["matrix_products"] == {"HALF x HALF": 13 * count + 1}
+
+
+def test_two_sequences_at_once_are_other_limits(built: BuildResult, built_root: Path) -> None:
+    second = build(built_root, replace(SMALL, max_batch=2))
+    assert second.built
+    assert second.engines.key.limits == replace(built.engines.key.limits, max_batch=2)
+    assert read_bundle(built_root).manifest.engines.keys() == {built.name, second.name}
