@@ -6,11 +6,14 @@ import importlib
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
+    from neo_edge_runtime.answer_data import parse_boxes, parse_choice, parse_number, parse_points
     from neo_edge_runtime.batch_generation import BatchPiece, BatchStream
     from neo_edge_runtime.batch_request import Request
     from neo_edge_runtime.batch_session import BatchSession
     from neo_edge_runtime.chat import Chat
     from neo_edge_runtime.completion import Completion, StopReason, Usage
+    from neo_edge_runtime.constraints import Choices, JsonSchema, Regex
+    from neo_edge_runtime.coordinates import Box, CoordinateScale, Point
     from neo_edge_runtime.generation import Stream
     from neo_edge_runtime.live.feed import LiveFeed
     from neo_edge_runtime.live.feed_status import FeedEvent, FeedStatus, Reconnect
@@ -28,18 +31,24 @@ __all__ = [
     "BatchPiece",
     "BatchSession",
     "BatchStream",
+    "Box",
     "Chat",
     "Checkpoint",
+    "Choices",
     "Completion",
+    "CoordinateScale",
     "FeedEvent",
     "FeedStatus",
     "Frame",
     "FrameSource",
+    "JsonSchema",
     "LiveFeed",
     "LiveSession",
     "LiveStats",
     "Model",
+    "Point",
     "Reconnect",
+    "Regex",
     "Request",
     "Session",
     "StageTimes",
@@ -52,6 +61,10 @@ __all__ = [
     "VideoWarning",
     "load",
     "open_source",
+    "parse_boxes",
+    "parse_choice",
+    "parse_number",
+    "parse_points",
     "read_video",
 ]
 
@@ -60,18 +73,24 @@ _HOMES = {
     "BatchPiece": "batch_generation",
     "BatchSession": "batch_session",
     "BatchStream": "batch_generation",
+    "Box": "coordinates",
     "Chat": "chat",
     "Checkpoint": "session",
+    "Choices": "constraints",
     "Completion": "completion",
+    "CoordinateScale": "coordinates",
     "FeedEvent": "live.feed_status",
     "FeedStatus": "live.feed_status",
     "Frame": "video",
+    "FrameSource": "live.source",
+    "JsonSchema": "constraints",
+    "LiveFeed": "live.feed",
     "LiveSession": "live.session",
     "LiveStats": "live.stats",
-    "FrameSource": "live.source",
-    "LiveFeed": "live.feed",
     "Model": "model",
+    "Point": "coordinates",
     "Reconnect": "live.feed_status",
+    "Regex": "constraints",
     "Request": "batch_request",
     "Session": "session",
     "StageTimes": "live.stats",
@@ -84,6 +103,10 @@ _HOMES = {
     "VideoWarning": "video",
     "load": "loading",
     "open_source": "live.source",
+    "parse_boxes": "answer_data",
+    "parse_choice": "answer_data",
+    "parse_number": "answer_data",
+    "parse_points": "answer_data",
     "read_video": "video_reading",
 }
 

@@ -19,13 +19,19 @@ def in_fresh_interpreter(code: str) -> str:
 
 def test_the_public_names_are_these() -> None:
     assert sorted(neo_edge.__all__) == [
+        "Box",
+        "Choices",
         "Completion",
+        "CoordinateScale",
         "Frame",
         "FrameSampling",
+        "JsonSchema",
         "LiveFeed",
         "Model",
         "NeoEdgeError",
+        "Point",
         "Reconnect",
+        "Regex",
         "Request",
         "SamplingOptions",
         "Video",
@@ -34,6 +40,10 @@ def test_the_public_names_are_these() -> None:
         "errors",
         "load",
         "open_source",
+        "parse_boxes",
+        "parse_choice",
+        "parse_number",
+        "parse_points",
         "read_video",
     ]
     assert dir(neo_edge) == sorted(neo_edge.__all__)
@@ -43,7 +53,26 @@ def test_public_names_are_handed_on_from_where_they_live() -> None:
     assert neo_edge.SamplingOptions is SamplingOptions
     assert neo_edge.NeoEdgeError is NeoEdgeError
     assert neo_edge.errors.NeoEdgeError is NeoEdgeError
-    for name in ("Completion", "Frame", "Model", "Request", "Video", "VideoLimits", "load", "read_video"):
+    for name in (
+        "Box",
+        "Choices",
+        "Completion",
+        "CoordinateScale",
+        "Frame",
+        "JsonSchema",
+        "Model",
+        "Point",
+        "Regex",
+        "Request",
+        "Video",
+        "VideoLimits",
+        "load",
+        "parse_boxes",
+        "parse_choice",
+        "parse_number",
+        "parse_points",
+        "read_video",
+    ):
         assert getattr(neo_edge, name) is getattr(neo_edge_runtime, name)
 
 
