@@ -1,0 +1,151 @@
+"""The backend's own programs on the GPU, compiled when a device is opened, in a tenth of a second."""
+
+from __future__ import annotations
+
+import ctypes
+from typing import TYPE_CHECKING
+
+from neo_edge.errors import BackendError, MissingExtraError
+from neo_edge.extras import require
+
+if TYPE_CHECKING:
+    from neo_edge_runtime.tensorrt.cuda_driver import CudaDriver
+    from neo_edge_runtime.tensorrt.device import Tensor
+
+_COPY_THREADS = 64  # words of one token's row of a cache: 128 (fp16, 2d = 256), or 64
+_SEARCH_THREADS = 1024
+_POINTER, _INT = ctypes.c_void_p, ctypes.c_int
+
+SOURCE = r"""
+// One block a new row [width] of one cache: blockIdx.x = (batch, head, token), blockIdx.y = tensor.
+extern "C" __global__ void append(const unsigned long long* table, const int* write_index,
+                                  int heads, int new_tokens, int capacity) {
+  const unsigned long long* entry = table + 3 * blockIdx.y;
+  const long long words = (long long)entry[2];
+  const int token = blockIdx.x % new_tokens;
+  const int row = blockIdx.x / new_tokens;  // batch * heads + head
+  const long long place = (long long)row * capacity + write_index[row / heads] + token;
+  const unsigned int* source = (const unsigned int*)entry[0] + blockIdx.x * words;
+  unsigned int* target = (unsigned int*)entry[1] + place * words;
+  for (long long i = threadIdx.x; i < words; i += blockDim.x) target[i] = source[i];
+}
+
+// One block a row of logits. Of equal ones the first counts, as in numpy; an exponent of all ones is NaN or infinity.
+extern "C" __global__ void likeliest(const float* logits, int* found, int vocab) {
+  __shared__ float best_values[1024];
+  __shared__ int best_places[1024];
+  __shared__ int finite;
+  const float* row = logits + (long long)blockIdx.x * vocab;
+  if (threadIdx.x == 0) finite = 1;
+  __syncthreads();
+  float best = 0.0f;
+  int place = -1;
+  for (int i = threadIdx.x; i < vocab; i += blockDim.x) {
+    const float value = row[i];
+    if ((__float_as_uint(value) & 0x7f800000u) == 0x7f800000u) finite = 0;
+    if (place < 0 || value > best) { best = value; place = i; }
+  }
+  best_values[threadIdx.x] = best;
+  best_places[threadIdx.x] = place;
+  for (int half = blockDim.x / 2; half > 0; half /= 2) {
+    __syncthreads();
+    if (threadIdx.x < half) {
+      const float other = best_values[threadIdx.x + half];
+      const int there = best_places[threadIdx.x + half], here = best_places[threadIdx.x];
+      const float mine = best_values[threadIdx.x];
+      if (there >= 0 && (here < 0 || other > mine || (other == mine && there < here))) {
+        best_values[threadIdx.x] = other;
+        best_places[threadIdx.x] = there;
+      }
+    }
+  }
+  __syncthreads();
+  if (threadIdx.x == 0) {
+    found[2 * blockIdx.x] = best_places[0];
+    found[2 * blockIdx.x + 1] = finite;
+  }
+}
+"""
+
+
+def compile_kernels(compute_capability: str) -> bytes:
+    """Machine code of `SOURCE` for a GPU; needs NVRTC and no GPU.
+
+    Raises:
+        BackendError: NVRTC is not there, or too old for that GPU; the message has the cure.
+        MissingExtraError: cuda-bindings is not installed.
+    """
+    cure = (
+        "caches are appended to with more and slower calls; install nvidia-cuda-nvrtc (CUDA 13), "
+        "nvidia-cuda-nvrtc-cu12 or the CUDA toolkit"
+    )
+    try:
+        nvrtc = require("cuda.bindings.nvrtc", extra="tensorrt")
+        _, program = nvrtc.nvrtcCreateProgram(SOURCE.encode(), b"neo_edge.cu", 0, [], [])
+    except MissingExtraError:
+        raise
+    except RuntimeError as error:  # the package looks for the library at the first call
+        raise BackendError(f"NVRTC is not there ({error}): {cure}") from error
+    options = [f"--gpu-architecture=sm_{compute_capability}".encode(), b"--std=c++17"]
+    (status,) = nvrtc.nvrtcCompileProgram(program, len(options), options)
+    if int(status) != 0:
+        _, size = nvrtc.nvrtcGetProgramLogSize(program)
+        text = b" " * size
+        nvrtc.nvrtcGetProgramLog(program, text)
+        told = text.rstrip(b"\0 ").decode("utf-8", "replace") or nvrtc.nvrtcResult(int(status)).name
+        raise BackendError(
+            f"NVRTC does not compile for compute capability {compute_capability} ({told}): {cure}"
+        )
+    _, size = nvrtc.nvrtcGetCUBINSize(program)
+    image: bytes = b" " * int(size)
+    nvrtc.nvrtcGetCUBIN(program, image)
+    nvrtc.nvrtcDestroyProgram(program)
+    return image
+
+
+class CudaKernels:
+    """The programs, loaded."""
+
+    def __init__(self, cuda: CudaDriver, stream: object, image: bytes) -> None:
+        self._cuda, self._stream = cuda, stream
+        self._module = cuda.call("cuModuleLoadData", image)
+        self._append = cuda.call("cuModuleGetFunction", self._module, b"append")
+        self._likeliest = cuda.call("cuModuleGetFunction", self._module, b"likeliest")
+
+    def append(
+        self,
+        table: Tensor,
+        write_index: Tensor,
+        *,
+        tensors: int,
+        batch: int,
+        heads: int,
+        new_tokens: int,
+        capacity: int,
+    ) -> None:
+        """Copies new keys and values into their caches."""
+        grid = batch * heads * new_tokens, tensors
+        values = table.address, write_index.address, heads, new_tokens, capacity
+        self._launch(self._append, grid, _COPY_THREADS, values, (_POINTER, _POINTER, _INT, _INT, _INT))
+
+    def likeliest(self, logits: Tensor, found: Tensor) -> None:
+        """Arg-max of each row."""
+        rows, vocab = logits.shape
+        values = logits.address, found.address, vocab
+        self._launch(self._likeliest, (rows, 1), _SEARCH_THREADS, values, (_POINTER, _POINTER, _INT))
+
+    def close(self) -> None:
+        """Gives the code back."""
+        self._cuda.call("cuModuleUnload", self._module)
+
+    def _launch(
+        self,
+        function: object,
+        grid: tuple[int, int],
+        threads: int,
+        values: tuple[int, ...],
+        types: tuple[type, ...],
+    ) -> None:
+        self._cuda.call(
+            "cuLaunchKernel", function, *grid, 1, threads, 1, 1, 0, self._stream, (values, types), 0
+        )
