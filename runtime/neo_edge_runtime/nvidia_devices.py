@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import ctypes
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 _LIBRARY = "libnvidia-ml.so.1"
 _TEXT_BYTES = 96  # NVML's longest name or version
@@ -16,6 +16,7 @@ class NvidiaDevice:
     name: str
     memory_bytes: int | None  # None: shared with the processor, as on a Jetson
     compute_capability: str  # "9.0"; empty when the driver is too old to say
+    used_bytes: int | None = field(default=None, compare=False)  # by all programs, when the driver was asked
 
 
 @dataclass(frozen=True)
@@ -48,6 +49,15 @@ def nvidia_driver(library: str = _LIBRARY) -> NvidiaDriver | str:
         nvml.nvmlShutdown()
 
 
+def used_device_bytes(library: str = _LIBRARY) -> int | None:
+    """What all programs use of all GPUs' memory now; None where the driver does not say, as on a Jetson."""
+    driver = nvidia_driver(library)
+    if isinstance(driver, str) or not driver.devices:
+        return None
+    used = [device.used_bytes for device in driver.devices]
+    return None if None in used else sum(size for size in used if size is not None)
+
+
 def _devices(nvml: ctypes.CDLL) -> list[NvidiaDevice]:
     count = ctypes.c_uint()
     if nvml.nvmlDeviceGetCount_v2(ctypes.byref(count)) != 0:
@@ -65,6 +75,7 @@ def _devices(nvml: ctypes.CDLL) -> list[NvidiaDevice]:
                 name=_text(nvml, "nvmlDeviceGetName", handle),
                 memory_bytes=int(memory.total) if has_memory else None,
                 compute_capability=f"{major.value}.{minor.value}" if known else "",
+                used_bytes=int(memory.used) if has_memory else None,
             )
         )
     return devices

@@ -47,7 +47,7 @@ def test_it_prints_two_tables_for_a_bundle_without_a_tokenizer(
     printed = capsys.readouterr().out
     for row in ("pp8", "tg3", "pp8 @ d5", "tg3 @ d5", "decode", "resize", "patches", "vision", "prefill"):
         assert f"| {row} " in printed
-    assert "fp32, 1 threads" in printed
+    assert "fp32, onnxruntime, 1 threads" in printed
     assert "peak memory" in printed
 
 

@@ -207,7 +207,7 @@ def report(found: Figures) -> BenchReport:
 def test_the_table_has_means_deviations_and_ratios(found: Figures) -> None:
     lines = list(report(found).lines())
     assert lines[0] == "a device"
-    assert "x.bundle, fp32, 1 threads, 2026-01-02: loaded in 0.25 s, peak memory" in lines[1]
+    assert "x.bundle, fp32, onnxruntime, 1 threads, 2026-01-02: loaded in 0.25 s, peak memory" in lines[1]
     assert lines[2] == "read: fast: 1.0 ± 0.0 GB/s"
     rows = {line.split("|")[1].strip(): line for line in lines if line.startswith("|")}
     cells = [cell.strip() for cell in rows["pp8 @ d16"].split("|")[2:-1]]

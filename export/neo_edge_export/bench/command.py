@@ -11,17 +11,19 @@ from datetime import date
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from neo_edge.errors import InputError, MissingExtraError
+from neo_edge.errors import BackendError, InputError, MissingExtraError
 from neo_edge.extras import require
 from neo_edge.shown import shown
-from neo_edge_runtime.commands.model_arguments import add_prepacked_argument
+from neo_edge_runtime.backend_choice import DEFAULT_BACKEND
+from neo_edge_runtime.commands.model_arguments import add_backend_arguments, add_prepacked_argument
 
 if TYPE_CHECKING:
     from neo_edge.bundle import Bundle
+    from neo_edge_runtime.backend_choice import OpenedBackend
     from neo_edge_runtime.bench.measuring import BenchPlan, Figures, Rival
     from neo_edge_runtime.bench.read_bandwidth import ReadBuffer
     from neo_edge_runtime.bench.report import BenchReport
-    from neo_edge_runtime.ort_backend import OrtBackend
+    from neo_edge_runtime.bench.roofline import Bandwidth
 
 _EXAMPLES = """\
 examples:
@@ -44,9 +46,7 @@ class BenchCommand:
         parser.add_argument(
             "bundle", metavar="BUNDLE", type=Path, help="directory that neo-edge export wrote"
         )
-        parser.add_argument(
-            "--variant", metavar="V", help="default: the first that the installed onnxruntime can run"
-        )
+        add_backend_arguments(parser)
         parser.add_argument("--threads", type=int, metavar="N", help="default: the physical cores")
         parser.add_argument(
             "--prompt-tokens",
@@ -78,7 +78,7 @@ class BenchCommand:
         parser.add_argument(
             "--vs",
             choices=("torch",),
-            help="also time the PyTorch reference, eager and with sdpa, in turn; with --checkpoint",
+            help="also time the PyTorch reference in turn, on a GPU eager and compiled; with --checkpoint",
         )
         parser.add_argument("--checkpoint", metavar="DIR", help="what the bundle was exported from, for --vs")
         add_prepacked_argument(parser)
@@ -100,7 +100,11 @@ class BenchCommand:
             image_size=args.image_size,
         )
         bundle = open_bundle(args.bundle)
-        rival = None if args.vs is None else _torch_rival(args.checkpoint, bundle)
+        rival = (
+            None
+            if args.vs is None
+            else _torch_rival(args.checkpoint, bundle, on_gpu=args.backend != DEFAULT_BACKEND)
+        )
         report = _measure(bundle, plan, args, rival)
         print(
             json.dumps(report.to_json(), indent=2, ensure_ascii=False)
@@ -116,52 +120,68 @@ bench_command = BenchCommand()
 def _measure(
     bundle: Bundle, plan: BenchPlan, args: argparse.Namespace, rival: Callable[[int], Rival] | None
 ) -> BenchReport:
+    from neo_edge_runtime.backend_choice import open_backend
     from neo_edge_runtime.bench.device import device_lines
     from neo_edge_runtime.bench.report import BenchReport
-    from neo_edge_runtime.ort_backend import OrtBackend, runnable_variants
+    from neo_edge_runtime.nvidia_devices import used_device_bytes
 
-    variant = args.variant or runnable_variants(bundle)[0]
-    require("onnxruntime", extra="cpu")  # its own import is not the bundle's loading
+    if args.backend.startswith("onnxruntime"):
+        require("onnxruntime", extra="cpu")  # its own import is not the bundle's loading
+    used_before = used_device_bytes() or 0
     started = time.perf_counter()
-    backend = OrtBackend(bundle, variant, threads=args.threads, prepacked=args.prepacked)
+    opened = open_backend(
+        bundle, args.backend, variant=args.variant, threads=args.threads, prepacked=args.prepacked
+    )
     load_seconds = time.perf_counter() - started
-    device = device_lines(backend.threads)
+    device = device_lines(opened.threads)
     try:
-        figures = _figures(bundle, variant, backend, plan, rival)
+        figures = _figures(bundle, opened, plan, rival, used_before)
     finally:
-        backend.close()
+        opened.backend.close()
     return BenchReport(
         bundle=str(args.bundle),
-        variant=variant,
-        threads=backend.threads,
+        variant=opened.variant,
+        threads=opened.threads,
         device=device,
         date=date.today().isoformat(),
         load_seconds=load_seconds,
-        prepacked=backend.prepacked,
+        prepacked=opened.prepacked,
         figures=figures,
+        backend=opened.name,
     )
 
 
 def _figures(
-    bundle: Bundle, variant: str, backend: OrtBackend, plan: BenchPlan, rival: Callable[[int], Rival] | None
+    bundle: Bundle,
+    opened: OpenedBackend,
+    plan: BenchPlan,
+    rival: Callable[[int], Rival] | None,
+    used_before: int,
 ) -> Figures:
+    from neo_edge_export.bench.gpu import gpu_bandwidth, gpu_meters
     from neo_edge_runtime.bench.measuring import decoder_weight_bytes, measure
     from neo_edge_runtime.prompt_assembly import text_only_tokens
 
-    manifest = bundle.manifest
+    manifest, threads, on_gpu = bundle.manifest, opened.threads, opened.name != "onnxruntime"
+    buffer: Callable[[], Bandwidth] | None = None
+    if on_gpu:
+        buffer = gpu_bandwidth
+    elif rival is not None:
+        buffer = lambda: _wider_buffer(threads)  # noqa: E731
     return measure(
-        backend,
+        opened.backend,
         manifest.special_tokens or text_only_tokens(manifest.model),
         plan,
-        weight_bytes=decoder_weight_bytes(bundle, variant),
+        weight_bytes=decoder_weight_bytes(bundle, opened.variant),
         takes_images=manifest.special_tokens is not None,
-        threads=backend.threads,
-        rival=None if rival is None else lambda: rival(backend.threads),
-        buffer=None if rival is None else lambda: _wider_buffer(backend.threads),
+        threads=threads,
+        rival=None if rival is None else lambda: rival(threads),
+        buffer=buffer,
+        gpu=gpu_meters(used_before) if on_gpu else None,
     )
 
 
-def _torch_rival(checkpoint: str, bundle: Bundle) -> Callable[[int], Rival]:
+def _torch_rival(checkpoint: str, bundle: Bundle, *, on_gpu: bool) -> Callable[[int], Rival]:
     """Checks what can be checked now; loads the reference when it is called with a number of threads."""
     for package in ("torch", "onnx"):
         # Importing them would count as the bundle's memory.
@@ -176,7 +196,17 @@ def _torch_rival(checkpoint: str, bundle: Bundle) -> Callable[[int], Rival]:
         )
 
     def load(threads: int) -> Rival:
-        require("torch", extra="export").set_num_threads(threads)
+        torch = require("torch", extra="export")
+        if on_gpu:
+            if not torch.cuda.is_available():
+                raise BackendError(
+                    f"PyTorch {torch.__version__} sees no GPU to compare on: install a CUDA build, or leave --vs out"
+                )
+            from neo_edge_export.bench.torch_gpu import TorchGpuRival
+            from neo_edge_export.reference_loading import load_reference
+
+            return TorchGpuRival(load_reference(opened).language_model)
+        torch.set_num_threads(threads)
         from neo_edge_export.bench.torch_speed import TorchRival
         from neo_edge_export.reference_loading import load_reference
 

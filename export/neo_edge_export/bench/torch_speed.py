@@ -95,25 +95,31 @@ class TorchDecoder:
         self._model = model if linear == "MKL" else _packed(model, linear, step.tokens)
         self._past = step.past
         config, end = model.model.config, step.past + step.tokens
-        generator = torch.Generator().manual_seed(0)
-        dtype = model.model.norm.weight.dtype
-        self._embeds = torch.empty(1, step.tokens, config.hidden_size, dtype=dtype).normal_(generator=generator)
-        t = torch.arange(step.past, end)
-        self._positions = torch.stack([t, torch.zeros_like(t), torch.zeros_like(t)])[None]
-        self._allow = (torch.arange(end) <= t[:, None])[None, None]
-        self._cache = KeyValueCache.empty(config, end, dtype=dtype)
+        weight = model.model.norm.weight
+        generator = torch.Generator(weight.device).manual_seed(0)
+        with weight.device:
+            embeds = torch.empty(1, step.tokens, config.hidden_size, dtype=weight.dtype)
+            self._embeds = embeds.normal_(generator=generator)
+            t = torch.arange(step.past, end)
+            self._positions = torch.stack([t, torch.zeros_like(t), torch.zeros_like(t)])[None]
+            self._allow = (torch.arange(end) <= t[:, None])[None, None]
+            self._cache = KeyValueCache.empty(config, end, dtype=weight.dtype)
         for tensor in (*self._cache.keys, *self._cache.values):
             tensor.normal_(generator=generator)
+
+    def step(self) -> Tensor:
+        """Logits of the last token, with the attention that the reference takes on this device."""
+        self._cache.length = self._past
+        hidden = self._model.model(self._embeds, self._positions, self._allow, self._cache)
+        logits: Tensor = self._model.lm_head(hidden[:, -1:])
+        return logits
 
     def runner(self, attend: Attend) -> Callable[[], Tensor]:
         """A function that runs the step, always behind the same cache."""
 
         def run() -> Tensor:
-            self._cache.length = self._past
             with torch.inference_mode(), _attention(attend):
-                hidden = self._model.model(self._embeds, self._positions, self._allow, self._cache)
-                logits: Tensor = self._model.lm_head(hidden[:, -1:])
-            return logits
+                return self.step()
 
         return run
 

@@ -13,6 +13,7 @@ from neo_edge.progress import Progress, progress
 from neo_edge.shown import shown
 from neo_edge_runtime.bench.image_stages import STAGES, ImageStages
 from neo_edge_runtime.bench.read_bandwidth import ReadBuffer
+from neo_edge_runtime.bench.roofline import Bandwidth, prefill_operations
 from neo_edge_runtime.bench.text_speed import TextRun, TextTest
 from neo_edge_runtime.bench.timing import Clock, Contender, Seconds, SystemClock, interleave
 from neo_edge_runtime.memory import peak_memory_bytes
@@ -63,6 +64,15 @@ def _require(what: str, numbers: tuple[int, ...], *, least: int) -> None:
         raise InputError(f"{what}: {shown(wrong[0])} was given; it must be {least} or above")
 
 
+@dataclass(frozen=True)
+class GpuMeters:
+    """What is asked of a GPU while a backend on it is measured."""
+
+    used_before: int  # bytes that all programs used before the bundle was loaded
+    used_bytes: Callable[[], int | None]  # the same now
+    matrix_rate: Callable[[], float | None]  # operations a second of large matrix products; None: not known
+
+
 class Rival(Protocol):
     """Another implementation of the same model."""
 
@@ -79,6 +89,7 @@ class TextRow:
     seconds: Seconds  # of the whole test, one entry a repetition
     share: Seconds | None = None  # decoding: bytes read a second over the machine's read bandwidth
     others: Mapping[str, Seconds] = field(default_factory=dict)  # their time over ours, by name
+    operations: int | None = None  # of a prefill's matrix products and attention
 
 
 @dataclass(frozen=True)
@@ -92,6 +103,10 @@ class Figures:
     bandwidth: Mapping[str, Seconds]  # bytes a second by reader, fastest first, of the last test that decodes
     weight_bytes: int  # what a decode step reads of the weights
     peak_memory_bytes: int | None  # of a process that does all this once, and nothing else
+    peak_device_bytes: int | None = (
+        None  # most that a GPU's memory held behind a run, beyond what was there before
+    )
+    matrix_rate: float | None = None  # operations a second of large matrix products on the GPU
 
 
 def measure(
@@ -103,8 +118,9 @@ def measure(
     takes_images: bool,
     threads: int,
     rival: Callable[[], Rival] | None = None,
-    buffer: Callable[[], ReadBuffer] | None = None,
+    buffer: Callable[[], Bandwidth] | None = None,
     clock: Clock | None = None,
+    gpu: GpuMeters | None = None,
 ) -> Figures:
     """Everything once for the peak memory; then image stages, prefills and decoding, each repeated in turn.
 
@@ -118,11 +134,12 @@ def measure(
         rival: makes another implementation, once the peak memory is known.
         buffer: makes the buffer whose reading gives the bandwidth; None: a `ReadBuffer`.
         clock: None: the machine's.
+        gpu: what to ask of a GPU; None: the backend runs on the CPU.
 
     Raises:
         ContextOverflowError, MemoryBudgetError: a test is too long for the model or the machine.
     """
-    timer = _Timer(backend, tokens, plan, clock or SystemClock())
+    timer = _Timer(backend, tokens, plan, clock or SystemClock(), gpu)
     tests = plan.tests
     with progress(
         len(tests) * (1 + plan.repetitions) + takes_images * plan.repetitions, "bench", "runs"
@@ -131,7 +148,7 @@ def measure(
         for test in tests:
             timer.once(test)
         stages = ImageStages(backend, tokens, *plan.image_size) if takes_images else None
-        peak = peak_memory_bytes()
+        peak, peak_device = peak_memory_bytes(), timer.peak_device_bytes
         image: dict[str, Seconds] = {}
         if stages is not None:
             image = timer.interleave(stages.contenders())
@@ -139,6 +156,7 @@ def measure(
             stages.close()
         other = None if rival is None else rival()
         shared = (buffer or (lambda: ReadBuffer(threads)))()
+        matrix_rate = None if gpu is None else gpu.matrix_rate()
         measured = [timer.measure(test, weight_bytes, other, shared) for test in tests]
     return Figures(
         image=image,
@@ -148,6 +166,8 @@ def measure(
         bandwidth=next((rates for _, rates in reversed(measured) if rates), {}),
         weight_bytes=weight_bytes,
         peak_memory_bytes=peak,
+        peak_device_bytes=peak_device,
+        matrix_rate=matrix_rate,
     )
 
 
@@ -157,8 +177,17 @@ def decoder_weight_bytes(bundle: Bundle, variant: str) -> int:
 
 
 class _Timer:
-    def __init__(self, backend: Backend, tokens: SpecialTokens, plan: BenchPlan, clock: Clock) -> None:
+    def __init__(
+        self,
+        backend: Backend,
+        tokens: SpecialTokens,
+        plan: BenchPlan,
+        clock: Clock,
+        gpu: GpuMeters | None,
+    ) -> None:
         self._backend, self._tokens, self._plan, self._clock = backend, tokens, plan, clock
+        self._gpu = gpu
+        self.peak_device_bytes: int | None = None
         self.bar: Progress[int] | None = None
 
     def once(self, test: TextTest) -> None:
@@ -168,6 +197,7 @@ class _Timer:
             if contender.prepare is not None:
                 contender.prepare()
             contender.run()
+            self._look_at_memory()
         self._advance()
 
     def interleave(self, contenders: Mapping[str, Contender]) -> dict[str, Seconds]:
@@ -176,7 +206,7 @@ class _Timer:
         )
 
     def measure(
-        self, test: TextTest, weight_bytes: int, rival: Rival | None, buffer: ReadBuffer
+        self, test: TextTest, weight_bytes: int, rival: Rival | None, buffer: Bandwidth
     ) -> tuple[TextRow, dict[str, Seconds]]:
         """The row, and the read bandwidth of the same rounds when the test decodes."""
         decodes = test.kind == "tg"
@@ -191,7 +221,15 @@ class _Timer:
         per_run = ours / test.tokens if decodes else ours
         rates = buffer.bandwidth({name: times[name] for name in readers})
         share = read_bytes / per_run / next(iter(rates.values())) if rates else None
-        return TextRow(test, ours, share, {name: times[name] / per_run for name in others}), rates
+        ratios = {name: times[name] / per_run for name in others}
+        config = self._backend.traits.config
+        operations = None if decodes else prefill_operations(config, test.tokens, test.past)
+        return TextRow(test, ours, share, ratios, operations), rates
+
+    def _look_at_memory(self) -> None:
+        used = None if self._gpu is None else self._gpu.used_bytes()
+        if used is not None and self._gpu is not None:
+            self.peak_device_bytes = max(used - self._gpu.used_before, self.peak_device_bytes or 0)
 
     def _advance(self) -> None:
         assert self.bar is not None

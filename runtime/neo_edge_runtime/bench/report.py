@@ -27,6 +27,7 @@ class BenchReport:
     load_seconds: float
     prepacked: bool  # the weights are mapped from the prepacked cache
     figures: Figures
+    backend: str = "onnxruntime"
 
     def lines(self) -> Iterator[str]:
         """For people: facts, then two tables in Markdown; every figure is mean ± standard deviation."""
@@ -34,14 +35,19 @@ class BenchReport:
         yield from self.device
         peak = figures.peak_memory_bytes
         yield (
-            f"{self.bundle}, {self.variant}, {self.threads} threads, {self.date}: loaded in {self.load_seconds:.2f} s, "
-            f"peak memory {'unknown' if peak is None else show_bytes(peak)}, decoder weights "
-            f"{show_bytes(figures.weight_bytes)}{', mapped from the prepacked cache' if self.prepacked else ''}"
+            f"{self.bundle}, {self.variant}, {self.backend}, {self.threads} threads, {self.date}: "
+            f"loaded in {self.load_seconds:.2f} s, peak memory {'unknown' if peak is None else show_bytes(peak)}, "
+            f"decoder weights {show_bytes(figures.weight_bytes)}"
+            f"{', mapped from the prepacked cache' if self.prepacked else ''}"
         )
+        if figures.peak_device_bytes is not None:
+            yield f"peak device memory {show_bytes(figures.peak_device_bytes)}"
+        if figures.matrix_rate is not None:
+            yield f"large matrix products: {figures.matrix_rate / 1e12:.1f} TFLOP/s"
         for name, rates in figures.bandwidth.items():
             yield f"read: {name}: {_pm(rates / 1e9, 1)} GB/s"
         yield ""
-        yield from _text_table(figures.rows)
+        yield from _text_table(figures)
         yield ""
         if figures.image:
             yield from _image_table(figures)
@@ -54,12 +60,15 @@ class BenchReport:
         return {
             "bundle": self.bundle,
             "variant": self.variant,
+            "backend": self.backend,
             "threads": self.threads,
             "device": self.device,
             "date": self.date,
             "load_seconds": self.load_seconds,
             "prepacked": self.prepacked,
             "peak_memory_bytes": figures.peak_memory_bytes,
+            "peak_device_memory_bytes": figures.peak_device_bytes,
+            "matrix_operations_per_second": figures.matrix_rate,
             "decoder_weight_bytes": figures.weight_bytes,
             "read_bytes_per_second": {name: _numbers(rates) for name, rates in figures.bandwidth.items()},
             "text": [
@@ -71,6 +80,7 @@ class BenchReport:
                     "seconds": _numbers(row.seconds),
                     "tokens_per_second": _numbers(row.test.tokens / row.seconds),
                     "share_of_read_bandwidth": None if row.share is None else _numbers(row.share),
+                    "operations": row.operations,
                     "times_ours": {name: _numbers(ratio) for name, ratio in row.others.items()},
                 }
                 for row in figures.rows
@@ -83,10 +93,18 @@ class BenchReport:
         }
 
 
-def _text_table(rows: list[TextRow]) -> Iterator[str]:
+def _text_table(figures: Figures) -> Iterator[str]:
+    rows, rate = figures.rows, figures.matrix_rate
     others = list(dict.fromkeys(name for row in rows for name in row.others))
     table = [
-        ["test", "tokens/s", "ms a token", "of the read bandwidth", *(f"{name} takes" for name in others)]
+        [
+            "test",
+            "tokens/s",
+            "ms a token",
+            "of the read bandwidth",
+            *(["of the matrix rate"] if rate else []),
+            *(f"{name} takes" for name in others),
+        ]
     ]
     for row in rows:
         tokens = row.test.tokens
@@ -96,10 +114,15 @@ def _text_table(rows: list[TextRow]) -> Iterator[str]:
                 _pm(tokens / row.seconds, 1),
                 _pm(row.seconds / tokens * 1e3, 2),
                 "" if row.share is None else _pm(row.share, 3),
+                *([_share_of_rate(row, rate)] if rate else []),
                 *(f"{_pm(row.others[name], 2)} x" if name in row.others else "" for name in others),
             ]
         )
     yield from _markdown(table)
+
+
+def _share_of_rate(row: TextRow, rate: float) -> str:
+    return "" if row.operations is None else _pm(row.operations / row.seconds / rate, 3)
 
 
 def _image_table(figures: Figures) -> Iterator[str]:
