@@ -94,8 +94,9 @@ class FakeTensorRT:
     ProfilingVerbosity = SimpleNamespace(DETAILED="detailed")
     LayerInformationFormat = SimpleNamespace(JSON="json")
 
-    def __init__(self, version: str = "10.3.0", *, builds: bool = True) -> None:
+    def __init__(self, version: str = "10.3.0", *, builds: bool = True, plan: bytes = b"plan") -> None:
         self.__version__ = version
+        self._plan = plan
         self._builds = builds
         self.profiles: list[dict[str, tuple[Sequence[int], ...]]] = []
         self.limits: dict[object, int] = {}
@@ -156,12 +157,16 @@ class FakeTensorRT:
             logger.log(self.ILogger.ERROR, "Could not find any implementation for node MatMul_7")
             return None
         config.cache.content += b"measured;"
-        return Buffer(b"plan after " + config.cache.content)
+        return Buffer(self._plan + b" after " + config.cache.content)
 
 
 def fake_installed(
-    backend: EngineBackend = "tensorrt", version: str = "10.3.0", *, builds: bool = True
+    backend: EngineBackend = "tensorrt",
+    version: str = "10.3.0",
+    *,
+    builds: bool = True,
+    plan: bytes = b"plan",
 ) -> tuple[Installed, FakeTensorRT]:
     """A TensorRT of that version, and the fake behind it."""
-    module = FakeTensorRT(version, builds=builds)
+    module = FakeTensorRT(version, builds=builds, plan=plan)
     return Installed(backend, version, module), module  # type: ignore[arg-type]

@@ -1,4 +1,4 @@
-"""Engines are built into a bundle once, found again, and built anew when anything they depend on changed."""
+"""TensorRT-RTX builds engines into a bundle; `test_engine_cache.py` has which are kept and which are built anew."""
 
 from __future__ import annotations
 
@@ -13,12 +13,9 @@ from pathlib import Path
 
 import pytest
 
-from neo_edge.bundle import Bundle, open_bundle, read_bundle, verify_bundle
-from neo_edge.bundle_update import STAGING, BundleUpdate
-from neo_edge.engine_files import engine_faults, is_stale
+from neo_edge.bundle import Bundle, read_bundle, verify_bundle
+from neo_edge.bundle_update import STAGING
 from neo_edge.errors import BundleCorruptError, BundleError, EngineBuildError, MemoryBudgetError
-from neo_edge.file_digest import digest_file
-from neo_edge.manifest import FileEntry
 from neo_edge_export.tensorrt.engine_builder import BuildRequest, BuildResult, build_engines
 
 pytest.importorskip("tensorrt_rtx_bindings", reason="the tensorrt-rtx-cu13-bindings wheel is not installed")
@@ -54,16 +51,6 @@ def build(root: Path, request: BuildRequest = SMALL) -> BuildResult:
     return build_engines(root, request, driver=NO_DRIVER)
 
 
-def change_file(root: Path, relative: str, content: bytes, *, in_manifest: bool = False) -> None:
-    """Overwrites a file of the bundle, and its entry in the manifest where that is asked for."""
-    (root / relative).write_bytes(content)
-    if in_manifest:
-        manifest = read_bundle(root).manifest
-        entry = FileEntry(len(content), digest_file(root / relative))
-        changed = replace(manifest, files={**manifest.files, relative: entry})
-        (root / "bundle.json").write_text(changed.to_json())
-
-
 def test_engines_are_part_of_the_bundle_and_are_found_again(built: BuildResult) -> None:
     assert built.built
     assert built.why == "none were there"
@@ -76,68 +63,6 @@ def test_engines_are_part_of_the_bundle_and_are_found_again(built: BuildResult) 
     second = build(bundle.root)
     assert not second.built
     assert (second.name, second.engines) == (built.name, built.engines)
-
-
-def test_other_limits_are_other_engines_beside_the_first(built: BuildResult, built_root: Path) -> None:
-    second = build(built_root, replace(SMALL, max_context=48))
-    assert second.built
-    assert second.removed == ()
-    assert verify_bundle(built_root).manifest.engines.keys() == {built.name, second.name}
-
-
-def test_engines_of_a_variant_that_changed_are_removed_and_built_anew(
-    built: BuildResult, built_root: Path
-) -> None:
-    weights = "fp16-portable/decoder.onnx.data"
-    content = bytearray((built_root / weights).read_bytes())
-    content[:2] = b"\x00\x3c"  # one, in float16
-    change_file(built_root, weights, bytes(content), in_manifest=True)
-    assert is_stale(read_bundle(built_root).manifest, built.engines)
-    second = build(built_root)
-    assert second.built
-    assert second.removed == (built.name,)
-    assert verify_bundle(built_root).manifest.engines.keys() == {second.name}
-    assert not (built_root / "engines" / built.name).exists()
-
-
-@pytest.mark.parametrize(("cut", "reason"), [(True, "bytes, the manifest says"), (False, "was altered")])
-def test_a_truncated_or_altered_plan_is_replaced(
-    built: BuildResult, built_root: Path, cut: bool, reason: str
-) -> None:
-    plan = (built_root / built.engines.decoder).read_bytes()
-    change_file(built_root, built.engines.decoder, plan[:-100] if cut else plan[:-1] + bytes([plan[-1] ^ 1]))
-    second = build(built_root)
-    assert second.built
-    assert reason in second.why
-    assert second.name == f"{built.name}-2"
-    assert verify_bundle(built_root).manifest.engines.keys() == {second.name}
-    assert not build(built_root).built
-
-
-def test_engines_copied_from_another_bundle_are_not_taken_for_ones_own(
-    built: BuildResult, root: Path
-) -> None:
-    """Copied without the manifest they are none; in the place of one's own they are altered files."""
-    shutil.copytree(built.bundle.root / "engines", root / "engines")
-    mine = build(root)
-    assert mine.built
-    shutil.copyfile(root / mine.engines.vision, root / mine.engines.decoder)
-    assert len(engine_faults(read_bundle(root), mine.engines)) == 1
-
-
-def test_overwrite_builds_engines_anew(built: BuildResult, built_root: Path) -> None:
-    second = build(built_root, replace(SMALL, overwrite=True))
-    assert second.why == "asked to overwrite"
-    assert second.removed == (built.name,)
-    assert verify_bundle(built_root).manifest.engines.keys() == {second.name}
-
-
-def test_a_second_builder_is_refused_while_the_first_works(root: Path) -> None:
-    with (
-        BundleUpdate(open_bundle(root)),
-        pytest.raises(BundleError, match="is being updated by another process"),
-    ):
-        build(root)
 
 
 def test_of_two_builders_at_once_the_bundle_gets_one_set_of_engines(root: Path) -> None:
