@@ -10,13 +10,12 @@ import re
 from itertools import pairwise
 
 from neo_edge_calibration.question import Question
+from neo_edge_runtime.answer_data import final_answer, number_lists
 
 MIN_IOU = 0.5
 Box = tuple[float, float, float, float]
 
-_ANSWER = re.compile(r"answer\s*:\s*(.*)", re.IGNORECASE)
 _NUMBER = r"-?\d+(?:\.\d+)?"
-_BOX = re.compile(rf"\[\s*({_NUMBER})\s*,\s*({_NUMBER})\s*,\s*({_NUMBER})\s*,\s*({_NUMBER})\s*\]")
 _TIME = re.compile(r"(\d+):(\d{2}(?:\.\d+)?)")
 _LETTER = re.compile(r"\(?([A-Za-z])(?:[).:]|$)")
 
@@ -39,15 +38,9 @@ def is_right(question: Question, text: str) -> bool:
     return _plain(final) == _plain(question.answer)
 
 
-def final_answer(text: str) -> str:
-    """The words behind the last `Answer:`, on its line."""
-    found = _ANSWER.findall(text)
-    return str(found[-1] if found else text).strip()
-
-
 def all_boxes(text: str) -> list[Box]:
     """Every `[x1, y1, x2, y2]` of a text."""
-    return [(float(a), float(b), float(c), float(d)) for a, b, c, d in _BOX.findall(text)]
+    return [(x1, y1, x2, y2) for x1, y1, x2, y2 in number_lists(text, 4)]
 
 
 def first_box(text: str) -> Box | None:

@@ -20,7 +20,9 @@ if TYPE_CHECKING:
     from neo_edge_runtime.coordinates import Box, CoordinateScale, Picture, Point
 
 _NUMBER = r"[-+]?\d{1,15}(?:\.\d{0,15})?"
-_ALONE = re.compile(r"(?<![\w.,+-])[-+]?(?:\d{1,3}(?:,\d{3})+|\d{1,300})(?:\.\d{1,300})?(?!\w|[.,-]\d)")
+_ALONE = re.compile(
+    r"(?<![\w.,+-])(?<!\d:)[-+]?(?:\d{1,3}(?:,\d{3})+|\d{1,300})(?:\.\d{1,300})?(?!\w|[.,:-]\d)"
+)
 _ANSWER = re.compile(r"answer\s*:\s*(.*)", re.IGNORECASE)
 _LETTER = re.compile(r"\(?([A-Za-z])(?:[).:]|$)")
 _EMPTY = re.compile(r"\s*(?:<box>)?\s*\[\s*\]\s*(?:</box>)?\s*")

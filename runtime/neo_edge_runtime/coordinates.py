@@ -4,9 +4,8 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
+from numbers import Integral
 from typing import TYPE_CHECKING
-
-import numpy as np
 
 from neo_edge.errors import InputError
 from neo_edge.shown import shown
@@ -14,6 +13,7 @@ from neo_edge.shown import shown
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
+    import numpy as np
     import numpy.typing as npt
     from PIL import Image
 
@@ -114,16 +114,17 @@ def picture_size(picture: Picture) -> tuple[int, int]:
     Raises:
         InputError: it is none of these, or has no pixels.
     """
-    if isinstance(picture, np.ndarray):
-        found: Sequence[object] = picture.shape[1::-1] if picture.ndim >= 2 else ()
-    elif isinstance(picture, tuple | list):
+    found: Sequence[object]
+    if isinstance(picture, tuple | list):
         found = picture
+    elif hasattr(picture, "shape"):
+        found = picture.shape[1::-1] if len(picture.shape) >= 2 else ()
     else:
         size = getattr(picture, "size", ())
         found = size[::-1] if size and _is_transposed(picture) else size
-    if len(found) == 2 and all(isinstance(side, int | np.integer) and side > 0 for side in found):
-        width, height = (int(side) for side in found)  # type: ignore[call-overload]
-        return width, height
+    sides = [int(side) for side in found if isinstance(side, Integral)]
+    if len(sides) == len(found) == 2 and min(sides) > 0:
+        return sides[0], sides[1]
     raise InputError(
         f"a picture is {shown(picture)}; pass its (width, height) in pixels, a PIL image, or an array [H, W, 3]"
     )

@@ -12,7 +12,8 @@ from neo_edge.prompt import timestamp
 from neo_edge_calibration.scenes import FAMILIES, make_question
 from neo_edge_calibration.scenes.arranging import MIN_THING_PX, SIDE_PX, random_scene
 from neo_edge_calibration.scenes.drawing import COLOURS, Background, Place, Scene, Thing, paint
-from neo_edge_calibration.scoring import all_boxes, final_answer, is_right
+from neo_edge_calibration.scoring import all_boxes, is_right
+from neo_edge_runtime.answer_data import final_answer
 
 
 @pytest.mark.parametrize("family", FAMILIES)

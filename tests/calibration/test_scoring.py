@@ -9,7 +9,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from neo_edge_calibration.question import Question
-from neo_edge_calibration.scoring import all_boxes, final_answer, first_box, iou, is_right, seconds
+from neo_edge_calibration.scoring import all_boxes, first_box, iou, is_right, seconds
+from neo_edge_runtime.answer_data import final_answer
 
 WORD = Question("f", "text", "?", "red ball", ())
 CHOICE = Question("f", "choice", "?", "B", (), choices=("the left", "the right"))
