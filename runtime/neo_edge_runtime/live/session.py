@@ -144,18 +144,17 @@ class LiveSession:
         arrived = _Arrived(sized, time_s, 1e3 * (time.perf_counter() - began))
         with self._door:
             self._require_open()
-            if time_s < self._taken_s or not self._thinning.takes(time_s):
+            if not self._thinning.takes(time_s):  # any more
                 return self._skip(time_s)
             self._count_seen(time_s)
-            self._thinning.take(time_s)
-            self._taken_s = time_s
+            self._thinning.take(max(time_s, self._taken_s))
+            self._taken_s = max(time_s, self._taken_s)
             while self._busy == "frame":
                 self._door.wait()
-            if self._closed:
+            newest_s = max(self._entered_s or 0.0, 0.0 if self._waiting is None else self._waiting.time_s)
+            if self._closed or time_s < newest_s:
                 self._dropped += 1
-            self._require_open()
-            if time_s < max(self._entered_s or 0.0, 0.0 if self._waiting is None else self._waiting.time_s):
-                self._dropped += 1
+                self._require_open()
                 return "dropped"
             if self._busy == "answer":
                 self._dropped += self._waiting is not None
