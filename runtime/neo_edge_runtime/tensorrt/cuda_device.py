@@ -20,18 +20,19 @@ _log = logging.getLogger(__name__)
 class CudaDevice:
     """A GPU, with the context that TensorRT uses, too (CUDA's primary one)."""
 
-    def __init__(self, index: int = 0, *, extra: str = "tensorrt") -> None:
+    def __init__(self, index: int = 0, *, extra: str = "tensorrt", cuda: CudaDriver | None = None) -> None:
         """Takes the device.
 
         Args:
             index: CUDA's number of it, which CUDA_VISIBLE_DEVICES changes.
             extra: of the `neo-edge` package that brings what is needed, for messages.
+            cuda: the driver; None: through cuda-bindings.
 
         Raises:
             MissingExtraError, BrokenPackageError: cuda-bindings is not there, or does not load.
             BackendError: there is no driver, no GPU, or none of that number.
         """
-        cuda = self._cuda = CudaDriver(extra)
+        cuda = self._cuda = CudaDriver(extra) if cuda is None else cuda
         count = cuda.call("cuDeviceGetCount")
         if not 0 <= index < count:
             raise BackendError(f"there is no GPU {index}: the driver finds {count}, from 0 on")
@@ -177,11 +178,10 @@ class CudaDevice:
 
     def _compiled(self) -> CudaKernels | None:
         try:
-            image = compile_kernels(self.compute_capability)
+            return CudaKernels(self._cuda, self._stream, compile_kernels(self.compute_capability))
         except NeoEdgeError as error:
-            _log.warning("%s", error)
+            _log.warning("the backend's own programs do not run here: %s", error)
             return None
-        return CudaKernels(self._cuda, self._stream, image)
 
 
 class _CudaGraph:

@@ -22,18 +22,19 @@ class CudaDriver:
     and its results.
     """
 
-    def __init__(self, extra: str) -> None:
+    def __init__(self, extra: str, importer: Callable[..., ModuleType] = require) -> None:
         """Starts CUDA.
 
         Args:
             extra: of the `neo-edge` package that brings cuda-bindings, for the message.
+            importer: gives the module of that name.
 
         Raises:
             MissingExtraError, BrokenPackageError: cuda-bindings is not there, or does not load.
             BackendError: there is no driver or no GPU.
         """
         try:
-            self.names: ModuleType = require("cuda.bindings.driver", extra=extra)
+            self.names: ModuleType = importer("cuda.bindings.driver", extra=extra)
         except MissingExtraError as error:
             raise MissingExtraError(
                 _PACKAGE, extra, otherwise=f'on JetPack 6 (CUDA 12):  pip install "{_PACKAGE}<13"'

@@ -159,8 +159,12 @@ def require_inputs(inputs: DecoderInputs, decoder: TrtDecoder, *, batch: int, ca
     if not (inputs.logits_index.min() >= 0 and inputs.logits_index.max() < new_tokens):
         raise InputError(f"logits_index must lie in 0..{new_tokens - 1}")
     last = int(inputs.write_index.max()) + new_tokens
-    if last > capacity:
+    if last > limits.max_context:
         raise decoder.context_overflow(last)
+    if last > capacity:
+        raise InputError(
+            f"the run ends at {last} tokens and the caches hold {capacity}: let them grow before it"
+        )
     if inputs.write_index.min() < 0 or not (
         inputs.visible_length.min() >= 1 and inputs.visible_length.max() <= capacity
     ):
