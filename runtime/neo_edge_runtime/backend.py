@@ -33,6 +33,7 @@ class BackendTraits:
     # Masks of [B, S, T] float32 that stand beside the scores for the whole run: the portable profile adds one to the
     # scores of every query head that shares a key head.
     mask_buffers: int = 1
+    host_threads: int = 1  # that may work on pictures before the device does
 
 
 @dataclass(frozen=True)

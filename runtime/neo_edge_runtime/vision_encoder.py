@@ -35,7 +35,8 @@ def encode_images(backend: Backend, images: Sequence[SizedImage]) -> npt.NDArray
         start = 0
         for image in group:
             end = start + image.grid.patches
-            pack_pixels(image.pixels, traits.config.vision, out=patches[start:end])
+            packed = patches[start:end]
+            pack_pixels(image.pixels, traits.config.vision, out=packed, threads=traits.host_threads)
             start = end
         encoded = backend.encode_patches(patches, packed_patch_xy(grids))
         tokens[done : done + len(encoded)] = encoded

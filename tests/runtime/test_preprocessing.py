@@ -38,8 +38,11 @@ def test_patches_are_the_definition_worked_out_one_by_one() -> None:
     assert np.abs(packed - np.array(expected)).max() <= 1e-6
 
 
-@pytest.mark.parametrize("size", [(32, 32), (96, 64), (2048, 32), (32, 2048), (640, 480)])
-def test_patches_are_those_of_float32_step_by_step_to_the_last_bit(size: tuple[int, int]) -> None:
+@pytest.mark.parametrize("size", [(32, 32), (96, 64), (8192, 64), (32, 4096), (640, 480)])
+@pytest.mark.parametrize("threads", [1, 2, 7])
+def test_patches_are_those_of_float32_step_by_step_to_the_last_bit(
+    size: tuple[int, int], threads: int
+) -> None:
     image = Image.fromarray(np.random.default_rng(2).integers(0, 256, (*size[::-1], 3)).astype(np.uint8))
     mean, std = np.array([0.485, 0.456, 0.406], np.float32), np.array([0.229, 0.224, 0.225], np.float32)
     normal = (np.asarray(image) / np.float32(255) - mean) / std
@@ -47,10 +50,11 @@ def test_patches_are_those_of_float32_step_by_step_to_the_last_bit(size: tuple[i
     expected = normal.reshape(rows, 2, 16, cols, 2, 16, 3).transpose(0, 3, 1, 4, 6, 2, 5).reshape(-1, 768)
     sized = size_image(image, VISION, PixelLimits(1024, 4194304))
     memory = np.full((sized.grid.patches + 2, 768), 9, np.float32)
-    assert np.shares_memory(pack_pixels(sized.pixels, VISION, out=memory[1:-1]), memory)
+    packed = pack_pixels(sized.pixels, VISION, out=memory[1:-1], threads=threads)
+    assert np.shares_memory(packed, memory)
     assert np.array_equal(memory[1:-1], expected)
     assert (memory[[0, -1]] == 9).all()
-    assert np.array_equal(pack_pixels(np.asarray(image), VISION), expected)
+    assert np.array_equal(pack_pixels(np.asarray(image), VISION, threads=threads), expected)
 
 
 def test_resizing_is_pillows_bicubic() -> None:
