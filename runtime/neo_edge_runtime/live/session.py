@@ -16,7 +16,8 @@ from neo_edge.shown import shown
 from neo_edge_runtime.live.answer import LiveAnswer
 from neo_edge_runtime.live.stats import LiveStats, StageTimes
 from neo_edge_runtime.live.thinning import Thinning, parse_every
-from neo_edge_runtime.live.window import WINDOWS, Policy
+from neo_edge_runtime.live.window import WINDOWS
+from neo_edge_runtime.live.window import Policy as Policy
 from neo_edge_runtime.request import make_request
 
 if TYPE_CHECKING:

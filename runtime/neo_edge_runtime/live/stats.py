@@ -17,7 +17,7 @@ class StageTimes:
     @property
     def total_ms(self) -> float:
         """All stages."""
-        return sum(getattr(self, field.name) for field in fields(self))
+        return self.preprocess_ms + self.vision_ms + self.prefill_ms + self.window_ms
 
     def __add__(self, other: StageTimes) -> StageTimes:
         return StageTimes(*(getattr(self, field.name) + getattr(other, field.name) for field in fields(self)))
