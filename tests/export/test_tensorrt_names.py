@@ -1,4 +1,4 @@
-"""Every name of TensorRT that the build touches exists in all TensorRTs that it is for.
+"""Every name of TensorRT that building and running touch exists in all TensorRTs that they are for.
 
 `tensorrt_interfaces.json` holds the public names of classes that matter here, read from the bindings of each version.
 """
@@ -9,12 +9,16 @@ import ast
 import json
 from collections.abc import Iterator
 from pathlib import Path
+from types import ModuleType
 from typing import Protocol
 
 import pytest
 
 from neo_edge_export import tensorrt
 from neo_edge_export.tensorrt import builder_api, installed
+from neo_edge_runtime import tensorrt as running
+from neo_edge_runtime.tensorrt import installed as installed_to_run
+from neo_edge_runtime.tensorrt import runtime_api, trt_engine
 
 INTERFACES: dict[str, dict[str, set[str]]] = {
     name: {kind: set(members.split()) for kind, members in interface["classes"].items()}
@@ -28,12 +32,12 @@ BASES = {"Named"}  # ours
 PYTHON = {"__members__"}  # every enumeration of pybind11 has it
 
 
-def protocols() -> dict[str, type]:
-    """The classes of `builder_api`, which have TensorRT's names."""
+def protocols(api: ModuleType = builder_api) -> dict[str, type]:
+    """The classes of an api file, which have TensorRT's names."""
     return {
         name: value
-        for name, value in vars(builder_api).items()
-        if isinstance(value, type) and value.__module__ == builder_api.__name__ and name not in BASES
+        for name, value in vars(api).items()
+        if isinstance(value, type) and value.__module__ == api.__name__ and name not in BASES
     }
 
 
@@ -56,6 +60,23 @@ def test_every_name_that_the_build_touches_is_in_this_tensorrt(version: str) -> 
     assert len(checked) > 15
     interface = INTERFACES[version]
     assert [name for kind, protocol in checked.items() for name in missing(kind, protocol, interface)] == []
+
+
+@pytest.mark.parametrize("version", ["10.3", "10.13", "10.16", "11.4", RTX])
+def test_every_name_that_running_touches_is_in_this_tensorrt(version: str) -> None:
+    checked, interface = protocols(runtime_api), INTERFACES[version]
+    assert {"ICudaEngine", "IExecutionContext", "Runtime"} <= checked.keys()
+    assert [name for kind, protocol in checked.items() for name in missing(kind, protocol, interface)] == []
+    asked = members(installed_to_run.TensorRT)
+    assert "Runtime" in asked
+    assert asked - interface.keys() == set()
+
+
+def test_the_members_of_enumerations_that_running_compares_with_are_there() -> None:
+    for interface in INTERFACES.values():
+        assert {"INPUT", "OUTPUT"} <= interface["TensorIOMode"]
+        assert {"DEVICE", "HOST"} <= interface["TensorLocation"]
+        assert trt_engine.TYPES.keys() <= interface["DataType"]
 
 
 def test_what_is_touched_of_tensorrt_rtx_alone_is_in_it() -> None:
@@ -93,8 +114,11 @@ def test_a_name_that_a_version_lacks_is_found() -> None:
 def test_tensorrt_is_reached_through_the_listed_names_only() -> None:
     """No file imports it, and none goes round the type checker, which holds the code to the protocols."""
     files = sorted(Path(tensorrt.__file__).parent.glob("*.py"))
+    ours = [
+        Path(running.__file__).with_name(f"{name}.py") for name in ("runtime_api", "trt_engine", "installed")
+    ]
     assert len(files) > 10
-    for path in files:
+    for path in [*files, *ours]:
         for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
             if isinstance(node, ast.Import | ast.ImportFrom):
                 modules = (

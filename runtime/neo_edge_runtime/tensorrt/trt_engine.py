@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 
 _log = logging.getLogger(__name__)
 _KEPT = 20  # lines of TensorRT's: the cause comes last
-_TYPES = {
+TYPES = {  # of TensorRT's DataType
     "FLOAT": np.float32,
     "HALF": np.float16,
     "INT32": np.int32,
@@ -171,7 +171,7 @@ def _ports(engine: api.ICudaEngine, label: str) -> list[Port]:
 
 def _port(engine: api.ICudaEngine, name: str, label: str) -> Port:
     kind = engine.get_tensor_dtype(name).name
-    if kind not in _TYPES:
+    if kind not in TYPES:
         raise EngineError(f"{name} of {label} is of the type {kind}: build it again with neo-edge build")
     is_input = engine.get_tensor_mode(name).name == "INPUT"
     location: Location = "host" if engine.get_tensor_location(name).name == "HOST" else "device"
@@ -180,5 +180,5 @@ def _port(engine: api.ICudaEngine, name: str, label: str) -> Port:
         least, _, most = engine.get_tensor_profile_shape(name, profile)
         ranges.append((tuple(least), tuple(most)))
     return Port(
-        name, np.dtype(_TYPES[kind]), tuple(engine.get_tensor_shape(name)), is_input, location, tuple(ranges)
+        name, np.dtype(TYPES[kind]), tuple(engine.get_tensor_shape(name)), is_input, location, tuple(ranges)
     )
