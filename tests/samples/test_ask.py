@@ -8,7 +8,6 @@ from pathlib import Path
 
 import pytest
 
-from neo_edge.checkpoint import resolve_checkpoint
 from neo_edge_calibration.scenes import make_question
 
 SAMPLE = Path(__file__).parents[2] / "samples" / "ask.py"
@@ -19,12 +18,9 @@ def ask(*arguments: str | Path, typed: str = "") -> subprocess.CompletedProcess[
     return subprocess.run(command, input=typed, capture_output=True, text=True, check=False, timeout=120)
 
 
-def test_a_second_question_keeps_the_picture(tmp_path: Path) -> None:
-    from neo_edge_export.bundle_export import ExportOptions, export_bundle
-
-    export_bundle(resolve_checkpoint("neo-ov-nano"), tmp_path / "nano", ExportOptions(precisions=("fp32",)))
+def test_a_second_question_keeps_the_picture(nano_bundle: Path, tmp_path: Path) -> None:
     make_question("colour", 1, 0).images[0].save(tmp_path / "scene.png")
-    done = ask(tmp_path / "nano", tmp_path / "scene.png", typed="How many objects are there?\nAnd balls?\n\n")
+    done = ask(nano_bundle, tmp_path / "scene.png", typed="How many objects are there?\nAnd balls?\n\n")
     assert done.returncode == 0, done.stderr
     costs = [line for line in done.stdout.splitlines() if "new tokens" in line]
     assert len(costs) == 2
