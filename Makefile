@@ -10,11 +10,13 @@ DEV_READY := $(VENV)/.ready-dev
 DOCS_READY := $(VENV)/.ready-docs
 ORT_123 := $(VENV)/ort-1.23
 OPTIMUM := $(VENV)/optimum-2.3
+GPU := .venv-gpu/bin
+GPU_READY := .venv-gpu/.ready
 INPUTS := pyproject.toml constraints.txt
 TEST_ENVIRONMENT = OMP_NUM_THREADS=1 NEO_EDGE_ORT_123=$(CURDIR)/$(ORT_123) NEO_EDGE_OPTIMUM=$(CURDIR)/$(OPTIMUM)
 EVIDENCE := goldens batch_equality batch_cost cpu_speed prepacked_cache bundle_speed step_overhead export_scale full_2b nano_accuracy killed_updates quantize_scale quantized_accuracy outliers killed_exports engine_cases fuzz video_seeking video_preprocessing video_leaks
 
-.PHONY: setup demo test engine-cases coverage check docs evidence bench clean
+.PHONY: gpu-check setup demo test engine-cases coverage check docs evidence bench clean
 
 setup: $(DEV_READY)
 
@@ -54,6 +56,10 @@ evidence: $(DEV_READY)
 bench: $(DEV_READY)
 	$(BIN)/python tests/evidence/write_benchmarks.py $(EVIDENCE)
 
+# Eight minutes at most. WHEELS=folder: from its wheels alone, in an environment of its own (docs/offline-gpu.md).
+gpu-check: $(if $(WHEELS),$(GPU_READY),$(DEV_READY))
+	$(if $(WHEELS),$(GPU),$(BIN))/python tests/gpu/gpu_check.py $(GPU_CHECK_ARGS)
+
 clean:
 	rm -rf build dist out .coverage .hypothesis .mypy_cache .pytest_cache .ruff_cache
 
@@ -72,6 +78,12 @@ $(DEV_READY): $(INPUTS) | $(BIN)/python
 
 $(DOCS_READY): $(DEV_READY)
 	$(PIP) -e ".[dev,docs]"
+	touch $@
+
+# Every wheel in the folder, whatever it is: it was gathered for this machine.
+$(GPU_READY):
+	$(PYTHON) -m venv $(if $(SYSTEM_SITE),--system-site-packages) .venv-gpu
+	$(GPU)/python -m pip install --disable-pip-version-check --no-index --find-links $(WHEELS) $(wildcard $(WHEELS)/*.whl)
 	touch $@
 
 # The newest ONNX Runtime for Python 3.10, which JetPack 6 has; it has no wheel for Python 3.14.

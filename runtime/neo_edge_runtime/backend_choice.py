@@ -90,11 +90,5 @@ def open_backend(
 def _open_tensorrt(bundle: Bundle, name: EngineBackend, variant: str | None) -> OpenedBackend:
     from neo_edge_runtime.tensorrt.backend import TensorRtBackend
 
-    # Engines know their variant; `open` says what is wrong where there are none.
-    built = (
-        engines.key.variant for engines in bundle.manifest.engines.values() if engines.key.backend == name
-    )
-    chosen = variant or next(built, None)
-    backend = TensorRtBackend.open(bundle, chosen, backend=name)
-    assert chosen is not None
-    return OpenedBackend(name, backend, chosen, threads=1)
+    engines = TensorRtBackend.open(bundle, variant, backend=name)
+    return OpenedBackend(name, engines, engines.engines.key.variant, threads=1)
