@@ -10,6 +10,8 @@ DEV_READY := $(VENV)/.ready-dev
 DOCS_READY := $(VENV)/.ready-docs
 ORT_123 := $(VENV)/ort-1.23
 OPTIMUM := $(VENV)/optimum-2.3
+# Each of one thread, with its own exports; make test PYTEST_ARGS="-n 0 --pdb" uses none.
+TEST_PROCESSES ?= 2
 GPU := .venv-gpu/bin
 GPU_READY := .venv-gpu/.ready
 INPUTS := pyproject.toml constraints.txt
@@ -25,7 +27,7 @@ demo: $(if $(wildcard $(DEV_READY)),$(DEV_READY),$(DEMO_READY))
 	$(BIN)/neo-edge demo
 
 test: $(DEV_READY) $(ORT_123)/.ready $(OPTIMUM)/.ready
-	$(TEST_ENVIRONMENT) $(BIN)/python -m pytest -m "not engine_cases" $(PYTEST_ARGS)
+	$(TEST_ENVIRONMENT) $(BIN)/python -m pytest -m "not engine_cases" -n $(TEST_PROCESSES) --dist loadfile $(PYTEST_ARGS)
 
 # Builds every engine that TensorRT-RTX can build without a GPU, and prints the table: some minutes.
 engine-cases: $(DEV_READY)

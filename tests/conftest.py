@@ -7,6 +7,8 @@ import signal
 import tempfile
 
 os.environ.setdefault("OMP_NUM_THREADS", "1")
+# A library that panics would read its debug symbols for a backtrace, and tests of memory would count them.
+os.environ.pop("RUST_BACKTRACE", None)
 # No test sees what the user's own cache holds; the folder is never made.
 os.environ["NEO_EDGE_CACHE_DIR"] = f"{tempfile.gettempdir()}/neo-edge-tests-{os.getpid()}/cache"
 

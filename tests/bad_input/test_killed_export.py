@@ -1,6 +1,6 @@
 """A process that is killed at random moments of an export.
 
-30 moments of a fork that has torch and the traced graph, so from the first write to the rename; and 3 of the program
+30 moments of a fork that has torch and the traced graph, so from the first write to the rename; and 2 of the program
 itself, from its start to its end. `tests/evidence/killed_exports.py` has 60 of those.
 """
 
@@ -19,7 +19,7 @@ from neo_edge.bundle import BundleWriter, open_bundle, verify_bundle
 from neo_edge.config import load_config
 from neo_edge.errors import BundleError
 
-KILLS, KILLED_PROGRAMS, SEED = 30, 3, 20261122
+KILLS, KILLED_PROGRAMS, SEED = 30, 2, 20261122
 
 
 def test_the_program_killed_at_any_moment_leaves_nothing_half_written_and_the_next_export_works(
