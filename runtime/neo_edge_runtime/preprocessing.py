@@ -148,7 +148,7 @@ def _pack_rows(pixels: npt.NDArray[np.uint8], tokens: npt.NDArray[np.float32], c
 
 def _pixels(image: Image.Image) -> npt.NDArray[np.uint8]:
     """[H, W, 3]; Pillow takes channels apart quicker than numpy does."""
-    planes = np.empty((3, image.height, image.width), np.uint8)
+    planes: npt.NDArray[np.uint8] = np.empty((3, image.height, image.width), np.uint8)
     for plane, band in zip(planes, image.split(), strict=True):
         plane[:] = np.asarray(band)
     return planes.transpose(1, 2, 0)

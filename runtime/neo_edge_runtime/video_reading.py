@@ -31,7 +31,7 @@ if TYPE_CHECKING:
     from neo_edge_runtime.video_index import VideoIndex
 
 _Made = TypeVar("_Made")
-_MOST_WORKERS = 4  # decoding itself has threads, and seldom keeps more of these busy
+MOST_WORKERS = 4  # decoding itself has threads, and seldom keeps more of these busy
 _JPEG_QUALITY = 75  # Pillow's default, which upstream's frames are saved with
 
 
@@ -127,7 +127,7 @@ def _made(
         return make(_compressed(image) if compress else image)
 
     made: dict[int, _Made] = {}
-    workers = min(_MOST_WORKERS, usable_physical_cores())
+    workers = min(MOST_WORKERS, usable_physical_cores())
     waiting: deque[tuple[int, Future[_Made]]] = deque()
     with ThreadPoolExecutor(workers, thread_name_prefix="video-frames") as pool:
         try:
