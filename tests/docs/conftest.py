@@ -44,6 +44,7 @@ def run(exports: Exports, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Ru
     assert exported.returncode == 0, exported.stderr
     make_question("colour", 1, 0).images[0].save(tmp_path / "scene.png")
     (tmp_path / "tests").symlink_to(ROOT / "tests")
+    (tmp_path / "samples").symlink_to(ROOT / "samples")
     monkeypatch.setenv("NEO_EDGE_CACHE_DIR", str(tmp_path / "prepacked-cache"))
     monkeypatch.chdir(tmp_path)
 
