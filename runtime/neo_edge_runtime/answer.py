@@ -68,7 +68,16 @@ class Answer:
             ConstraintError: the answer's constraint grew beyond what can be followed.
         """
         matcher = self._matcher
-        token = self._sampler.sample(logits, None if matcher is None else matcher.allowed())
+        return self.push(self._sampler.sample(logits, None if matcher is None else matcher.allowed()))
+
+    @property
+    def takes_likeliest(self) -> bool:
+        """Whether the next token is the arg-max of the logits, whatever came before."""
+        return self._matcher is None and self._sampler.takes_likeliest
+
+    def push(self, token: int) -> str:
+        """Takes a token that is chosen already; as `advance`."""
+        matcher = self._matcher
         if token in self.request.eos:
             self.reason = "eos"
             return ""

@@ -99,6 +99,23 @@ class SlidingState(DecoderState, Protocol):
         ...
 
 
+@dataclass(frozen=True)
+class Likeliest:
+    """Arg-max of logits."""
+
+    tokens: npt.NDArray[np.int32]  # [B, N]; of equal logits the first, as numpy's argmax
+    finite: bool  # whether all logits are
+
+
+@runtime_checkable
+class ChoosingState(DecoderState, Protocol):
+    """A state that finds likeliest tokens where the logits are; greedy answers need no more of them."""
+
+    def run_likeliest(self, inputs: DecoderInputs) -> Likeliest:
+        """As `run`."""
+        ...
+
+
 class Backend(Protocol):
     """A loaded variant of a bundle on one device."""
 

@@ -92,12 +92,13 @@ def _step(answer: Answer) -> str:
         answer.reason = "cancelled"
         return ""
     started = time.perf_counter()
+    session, last = answer.request.session, answer.tokens[-1]
     try:
-        logits = answer.request.session.decode(answer.tokens[-1])
+        chosen = session.decode_likeliest(last) if answer.takes_likeliest else session.decode(last)
     except (ContextOverflowError, MemoryBudgetError) as error:
         _log.warning("the answer ends here: %s", error)
         answer.reason = "context_full"
         return ""
-    piece = answer.advance(logits)
+    piece = answer.push(chosen) if isinstance(chosen, int) else answer.advance(chosen)
     answer.add_step(time.perf_counter() - started)
     return piece

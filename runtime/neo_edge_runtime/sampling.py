@@ -32,6 +32,11 @@ class Sampler:
         self._seen = set(prompt_ids) if self._penalizes else set()
         self._seen_ids = np.fromiter(self._seen, np.int64, len(self._seen))
 
+    @property
+    def takes_likeliest(self) -> bool:
+        """Whether the next token is the arg-max of the logits as they come."""
+        return self._options.greedy and not self._penalizes
+
     def sample(self, logits: npt.NDArray[np.float32], allowed: npt.NDArray[np.int64] | None = None) -> int:
         """The next token after [V] float32 logits, which this may overwrite.
 

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, cast
 
 import numpy as np
 
 from neo_edge.errors import InputError, NeoEdgeError, SessionClosedError
 from neo_edge.shown import shown
+from neo_edge_runtime.backend import ChoosingState
 from neo_edge_runtime.context_room import require_room
 from neo_edge_runtime.decoder_inputs import (
     EmbeddedTokens,
@@ -75,6 +76,7 @@ class Session:
         self._length, self._next_t = 0, 0
         self._legal = {0: 0}  # length -> next_t of every point to rewind to
         self._step = decode_inputs(backend)
+        self._chooses: bool | None = None  # whether the states find likeliest tokens; None: not known yet
         self.sent_tokens = 0
 
     @property
@@ -167,7 +169,7 @@ class Session:
                 inputs = chunk_inputs(layout, chunk, embeds, start_length, all_logits=all_logits)
                 logits = self._state_with(chunk.capacity, used=start_length + chunk.start).run(inputs)[0]
                 self.sent_tokens += chunk.end - chunk.start
-                self._require_finite(logits)
+                self._require_finite(bool(np.isfinite(logits).all()))
                 kept[slice(chunk.start, chunk.end) if all_logits else slice(None)] = logits
         self._length, self._next_t = start_length + len(ids), layout.next_t
         self._legal.update(
@@ -182,27 +184,21 @@ class Session:
             ContextOverflowError, MemoryBudgetError, InputError: nothing has changed.
             SessionClosedError, BackendError: as `prefill`.
         """
-        state = self._state
-        if self._closed or state is None:
-            raise self._not_ready()
-        length, step = self._length, self._step
-        self._require_room(1, self._next_t + 1)
-        if not 0 <= token < len(self._backend.token_embedding):
-            raise unknown_token(token, self._backend)
-        if length == state.capacity:
-            capacity = capacity_for(length + 1, length, self._max_tokens)
-            with self._reserved(self._prefill_need([Chunk(0, 1, capacity)], 1, all_logits=False), 1):
-                state = self._state_with(capacity, used=length)
-        step.inputs_embeds[0, 0] = self._backend.token_embedding[token]
-        step.position_ids[0, 0, 0] = self._next_t
-        step.visible_length[0, 0] = length + 1
-        step.write_index[0] = length
-        logits: npt.NDArray[np.float32] = state.run(step)[0, 0].copy()
-        self.sent_tokens += 1
-        self._require_finite(logits)
-        self._length, self._next_t = length + 1, self._next_t + 1
-        self._legal[length + 1] = self._next_t
+        state = self._ready_for(token)
+        logits: npt.NDArray[np.float32] = state.run(self._step)[0, 0].copy()
+        self._count_token(finite=bool(np.isfinite(logits).all()))
         return logits
+
+    def decode_likeliest(self, token: int) -> int:
+        """As `decode`; the arg-max of the logits, which stay on the device where it can find that."""
+        if self._chooses is None and self._state is not None:
+            self._chooses = isinstance(self._state, ChoosingState)
+        if not self._chooses:
+            return int(self.decode(token).argmax())
+        state = cast("ChoosingState", self._ready_for(token))
+        found = state.run_likeliest(self._step)
+        self._count_token(finite=found.finite)
+        return int(found.tokens[0, 0])
 
     def checkpoint_at(self, length: int) -> Checkpoint:
         """The checkpoint after `length` tokens; raises `InputError` inside an image or beyond the end."""
@@ -293,6 +289,31 @@ class Session:
         if getattr(self, "_state", None) is not None:
             self.close()
 
+    def _ready_for(self, token: int) -> DecoderState:
+        """The state, with room for one more token and that token in `_step`."""
+        state = self._state
+        if self._closed or state is None:
+            raise self._not_ready()
+        length, step = self._length, self._step
+        self._require_room(1, self._next_t + 1)
+        if not 0 <= token < len(self._backend.token_embedding):
+            raise unknown_token(token, self._backend)
+        if length == state.capacity:
+            capacity = capacity_for(length + 1, length, self._max_tokens)
+            with self._reserved(self._prefill_need([Chunk(0, 1, capacity)], 1, all_logits=False), 1):
+                state = self._state_with(capacity, used=length)
+        step.inputs_embeds[0, 0] = self._backend.token_embedding[token]
+        step.position_ids[0, 0, 0] = self._next_t
+        step.visible_length[0, 0] = length + 1
+        step.write_index[0] = length
+        return state
+
+    def _count_token(self, *, finite: bool) -> None:
+        self.sent_tokens += 1
+        self._require_finite(finite)
+        self._length, self._next_t = self._length + 1, self._next_t + 1
+        self._legal[self._length] = self._next_t
+
     def _admit(self, layout: SequenceLayout) -> list[Chunk]:
         self._require_open()
         size = len(layout.visible_length)
@@ -360,8 +381,8 @@ class Session:
             traits.config.decoder, batch=1, capacity=capacity, element_bytes=traits.cache_element_bytes
         )
 
-    def _require_finite(self, logits: npt.NDArray[np.float32]) -> None:
-        if not np.isfinite(logits).all():
+    def _require_finite(self, finite: bool) -> None:
+        if not finite:
             self.close()
             raise SessionClosedError(
                 f"the model gave a logit that is not finite after {self._length} tokens, and its cache is spoilt: the "

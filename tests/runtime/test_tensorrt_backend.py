@@ -274,18 +274,25 @@ def test_two_states_take_turns_without_touching_each_other(backend: TensorRtBack
             assert worst(mine.decode(token), other.decode(token)) < WITHIN
 
 
-def test_answers_are_upstreams(fakes: Fakes) -> None:
+@pytest.mark.parametrize(("temperature", "brings_logits"), [(0.0, False), (0.01, True)])
+def test_answers_are_upstreams_and_greedy_ones_bring_no_logits_back(
+    fakes: Fakes, temperature: float, brings_logits: bool
+) -> None:
     golden = np.load(GOLDEN / "multi_image.npz")
     as_they_are = replace(get_protocol("edge"), name="as they are", min_pixels=1024)
     with Model(fakes.open("fp32-portable"), tokens=TOKENS, protocol=as_they_are) as model:
         answer = model.generate(
             golden["input_ids"],
             [golden["image_0"], golden["image_1"]],
-            options=SamplingOptions(max_new_tokens=5),
+            options=SamplingOptions(max_new_tokens=5, temperature=temperature, seed=0),
         )
     assert answer.token_ids == tuple(golden["generate_tokens"].tolist())
-    assert fakes.device.launches > 0
+    assert fakes.device.launches == 3
     assert fakes.device.allocated == {"device": {}, "host": {}}
+    row = -(-4 * model.config.decoder.vocab_size // 256) * 256
+    steps, vision = 4, 9 * 64 * 4
+    back = fakes.device.copied_back - row - vision
+    assert back == steps * (row if brings_logits else 256)
 
 
 def test_more_patches_than_the_engine_takes_go_in_several_calls(
@@ -342,3 +349,16 @@ def test_a_closed_backend_refuses_and_its_sessions_can_be_closed(fakes: Fakes) -
         backend.new_state(batch=1, capacity=16)
     session.close()
     assert isinstance(fakes.device, HostDevice)
+
+
+@pytest.mark.parametrize("likeliest", [False, True])
+def test_a_logit_that_is_not_finite_closes_the_session(
+    backend: TensorRtBackend, fakes: Fakes, likeliest: bool
+) -> None:
+    session = Session(backend)
+    append_text(session, [1, 2, 3])
+    fakes.device.array(state_of(session)._cache.tensors["value_cache.0"])[...] = np.nan
+    with pytest.raises(SessionClosedError, match="a logit that is not finite after 3 tokens"):
+        (session.decode_likeliest if likeliest else session.decode)(4)
+    with pytest.raises(SessionClosedError):
+        session.decode_likeliest(4)

@@ -5,12 +5,13 @@ from __future__ import annotations
 import logging
 from collections.abc import Iterator
 from contextlib import nullcontext
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from typing import TYPE_CHECKING
 
 import numpy as np
 
 from neo_edge.engines import DECODE_PROFILE, PREFILL_PROFILE
+from neo_edge_runtime.backend import Likeliest
 from neo_edge_runtime.tensorrt.buffers import Buffers
 from neo_edge_runtime.tensorrt.decoder import require_inputs
 from neo_edge_runtime.tensorrt.decoder_run import DecoderRun
@@ -25,14 +26,6 @@ if TYPE_CHECKING:
     from neo_edge_runtime.tensorrt.engine import Context
 
 _log = logging.getLogger(__name__)
-
-
-@dataclass(frozen=True)
-class Likeliest:
-    """Arg-max of logits, found on the device."""
-
-    tokens: npt.NDArray[np.int32]  # [B, N]; of equal logits the first, as numpy's argmax
-    finite: bool  # whether all logits are
 
 
 class TrtDecoderState:
