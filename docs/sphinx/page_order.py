@@ -12,6 +12,7 @@ PAGES = (
     "embedding",
     "prepacked-cache",
     "video",
+    "robots",
     "bundle",
     "graph-contract",
     "backends",

@@ -83,18 +83,16 @@ def open_source(
 ) -> FrameSource:
     """A source of frames by what it is; nothing is read before a `LiveFeed` starts.
 
-    | `source` | frames |
-    |---|---|
-    | `/dev/video0` | of a camera, by Video4Linux |
-    | `rtsp://...`, `http://...` and other addresses | of a stream that FFmpeg plays |
-    | a video file | at the speed of its times |
-    | a folder | of pictures that are put there or replaced from now on; with `rate_hz`, all that it holds, by name |
-    | a list, or an array [N, H, W, 3] | at the speed of their times (`(image, time_s)` or `Frame`), or of `rate_hz` |
-    | another iterable | as it gives them: images, `(image, time_s)` or `Frame` |
-    | a `FrameSource` | its own |
+    - `/dev/video0`: a camera, by Video4Linux.
+    - `rtsp://...`, `http://...` and other addresses: a stream that FFmpeg plays.
+    - a video file: at the speed of its times.
+    - a folder: pictures that are put there or replaced from now on; with `rate_hz`, all that it holds, by name.
+    - a list, or an array [N, H, W, 3]: at the speed of their times (`(image, time_s)` or `Frame`), or of `rate_hz`.
+    - another iterable: as it gives them, images, `(image, time_s)` or `Frame`.
+    - a `FrameSource`: its own.
 
     Args:
-        source: as the table says.
+        source: one of these.
         rate_hz: frames a second; only of folders and lists.
         options: FFmpeg's, of a camera or an address: `{"video_size": "640x480", "framerate": "30"}`.
         open_timeout_s: how long an address may take to answer.
