@@ -96,5 +96,20 @@ Constraint = Choices | JsonSchema | Regex
 """What `constraint` takes."""
 
 
+def one_constraint(
+    constraint: Constraint | None, choices: Iterable[str] | None, schema: Mapping[str, object] | None
+) -> Constraint | None:
+    """The one of three that was given; None when none was.
+
+    Raises:
+        ConstraintError: two were given, or the one is none.
+    """
+    if sum(each is not None for each in (constraint, choices, schema)) > 1:
+        raise ConstraintError("choices, schema and constraint bind the same answer: pass one of them")
+    if choices is not None:
+        return Choices(choices)
+    return constraint if schema is None else JsonSchema(schema)
+
+
 def _is_unicode(text: str) -> bool:
     return not any("\ud800" <= character <= "\udfff" for character in text)

@@ -149,6 +149,24 @@ def test_a_conversation_goes_on_behind_a_constrained_answer(model: Model) -> Non
         assert free.stop_reason in ("max_tokens", "eos")
 
 
+def test_questions_about_what_is_watched_are_bound_by_choices_a_schema_or_any_constraint(
+    model: Model,
+) -> None:
+    with model.watch(every=None) as live:
+        live.add(PICTURE, 0.0)
+        cached = live.stats().cache_tokens
+        assert live.ask("?", choices=["left", "right"]).finish().text in ("left", "right")
+        schema = {"type": "integer", "minimum": 4, "maximum": 6}
+        assert live.ask("?", schema=schema).finish().json() in (4, 5, 6)
+        assert live.ask("?", constraint=Regex("no")).finish().text == "no"
+        with pytest.raises(ConstraintError, match="choices, schema and constraint bind the same answer"):
+            live.ask("?", choices=["a"], schema=schema)
+        with pytest.raises(ConstraintError, match="the schema cannot be held to"):
+            live.ask("?", schema={"not": {}})
+        assert live.stats().cache_tokens == cached
+        assert live.add(PICTURE, 1.0) == "used"
+
+
 def test_an_answer_that_never_comes_to_its_choice_is_a_beginning(model: Model) -> None:
     limited = model.generate(
         "?", constraint=Choices(["left"], after="Answer: "), options=SamplingOptions(max_new_tokens=6)

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 
 from neo_edge.errors import InputError
 from neo_edge.shown import shown
+from neo_edge_runtime.commands.constraint_arguments import add_constraint_arguments, constraint
 from neo_edge_runtime.commands.model_arguments import (
     add_model_arguments,
     add_sampling_arguments,
@@ -20,6 +21,7 @@ from neo_edge_runtime.commands.video_arguments import add_video_arguments, frame
 
 if TYPE_CHECKING:
     from neo_edge_runtime.completion import Completion
+    from neo_edge_runtime.constraints import Constraint
     from neo_edge_runtime.model import Model
 
 _EXAMPLES = """\
@@ -29,6 +31,7 @@ examples:
       --image a.png --image b.png --json
   neo-edge run my.bundle --video clip.mp4 "When does the red ball stop?"
   neo-edge run my.bundle --video clip.mp4 --frames 8 "What happens here?"
+  neo-edge run my.bundle "Which way to the door?" --image a.jpg --choices left,right
   neo-edge run my.bundle "151644 872 198" --token-ids --max-new-tokens 20
 """
 
@@ -76,6 +79,7 @@ class RunCommand:
             help="length of the whole video; with --frame and --fps",
         )
         add_sampling_arguments(parser)
+        add_constraint_arguments(parser)
         parser.add_argument(
             "--json", action="store_true", help="print answer and cost as JSON when all is done"
         )
@@ -85,8 +89,9 @@ class RunCommand:
         """Streams the answer to standard output and the cost to standard error."""
         question = sys.stdin.read().strip("\r\n") if args.question == "-" else args.question
         prompt = _ids(question) if args.token_ids else question
+        bound = constraint(args)
         with load_model(args) as model:
-            completion = _ask(model, prompt, args)
+            completion = _ask(model, prompt, args, bound)
         if args.json:
             print(json.dumps(completion.to_dict(), indent=2, ensure_ascii=False))
         else:
@@ -115,7 +120,9 @@ def cost_line(completion: Completion) -> str:
     return ", ".join(parts)
 
 
-def _ask(model: Model, prompt: str | list[int], args: argparse.Namespace) -> Completion:
+def _ask(
+    model: Model, prompt: str | list[int], args: argparse.Namespace, bound: Constraint | None
+) -> Completion:
     from neo_edge_runtime.video import Frame
 
     frames = None if args.frame is None else [Frame(Path(file), _seconds(time)) for time, file in args.frame]
@@ -129,6 +136,7 @@ def _ask(model: Model, prompt: str | list[int], args: argparse.Namespace) -> Com
         frame_sampling=frame_sampling(args, model.protocol.frame_sampling),
         system=args.system,
         options=sampling_options(args, model.protocol.sampling),
+        constraint=bound,
     )
     with stream:
         for piece in stream:

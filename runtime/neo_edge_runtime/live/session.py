@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Literal
 from neo_edge.errors import InputError, SessionClosedError
 from neo_edge.prompt import encode_watched_question
 from neo_edge.shown import shown
+from neo_edge_runtime.constraints import one_constraint
 from neo_edge_runtime.live.answer import LiveAnswer
 from neo_edge_runtime.live.stats import LiveStats, StageTimes
 from neo_edge_runtime.live.thinning import Thinning, parse_every
@@ -21,10 +22,11 @@ from neo_edge_runtime.live.window import Policy as Policy
 from neo_edge_runtime.request import make_request
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Sequence
+    from collections.abc import Callable, Iterable, Mapping, Sequence
 
     from neo_edge.options import SamplingOptions
     from neo_edge_runtime.backend import Backend
+    from neo_edge_runtime.constraints import Constraint
     from neo_edge_runtime.generation import Stream
     from neo_edge_runtime.image_input import ImageSource
     from neo_edge_runtime.preprocessing import SizedImage
@@ -169,7 +171,14 @@ class LiveSession:
         return "used"
 
     def ask(
-        self, question: str, images: Sequence[ImageSource] = (), *, options: SamplingOptions | None = None
+        self,
+        question: str,
+        images: Sequence[ImageSource] = (),
+        *,
+        choices: Iterable[str] | None = None,
+        schema: Mapping[str, object] | None = None,
+        constraint: Constraint | None = None,
+        options: SamplingOptions | None = None,
     ) -> Stream:
         """Asks about what was seen; the answer is made while the stream is iterated, and leaves no trace.
 
@@ -178,14 +187,19 @@ class LiveSession:
         Args:
             question: may hold `<image>` places for `images`.
             images: pictures of this question alone.
+            choices: the answer is one of these; short for `constraint=Choices(choices)`.
+            schema: the answer is JSON of this schema; short for `constraint=JsonSchema(schema)`.
+            constraint: what the answer may be, as in `Model.stream`.
             options: sampling; None: the protocol's.
 
         Raises:
             ImageError, PromptError, InputError: the question is not well formed.
+            ConstraintError, MissingExtraError: the answer cannot be bound so.
             ContextOverflowError, MemoryBudgetError: it does not fit behind what is watched.
             SessionClosedError: the session is closed.
         """
         started = time.perf_counter()
+        bound = one_constraint(constraint, choices, schema)
         prompts = self._prompts
         sized = prompts.size(images)
         ids = encode_watched_question(
@@ -206,6 +220,7 @@ class LiveSession:
                 earlier_ids=self._window.ids,
                 options=options,
                 started=started,
+                constraint=bound,
             )
             branch = self._session.checkpoint
 
