@@ -17,16 +17,15 @@ import os
 import shutil
 import sys
 import tempfile
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from contextlib import ExitStack
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 
 import numpy as np
 import torch
 from llama_server import (
-
     ENVIRONMENT,
     FORMATS,
     LlamaServer,
@@ -35,7 +34,9 @@ from llama_server import (
     table_share,
     weights_of,
 )
-from qwen3_gguf import Widths, product_shapes
+from peer_environment import PEERS
+from plain_model import plain_widths, plainly_rounded
+from qwen3_gguf import product_shapes
 from speed_harness import SpeedBundle, make_speed_bundle, neo_edge
 from torch_variants import TorchVariants
 
@@ -44,13 +45,11 @@ from neo_edge.config import DecoderConfig
 from neo_edge_export.bench.more_readers import WiderReadBuffer
 from neo_edge_export.bench.torch_speed import Step
 from neo_edge_export.quantization.float_graph import FloatGraph
-from neo_edge_export.quantization.recipe import LayerRule, Recipe
 from neo_edge_export.quantization.recipes import RECIPES
 from neo_edge_runtime.bench.device import describe_device
 from neo_edge_runtime.bench.measuring import decoder_weight_bytes
 from neo_edge_runtime.bench.prompts import text_prompt
 from neo_edge_runtime.bench.timing import Contender, Seconds, interleave
-from neo_edge_runtime.cache_folder import cache_folder
 from neo_edge_runtime.kv_cache import cache_bytes
 from neo_edge_runtime.ort_backend import OrtBackend
 from neo_edge_runtime.processors import usable_physical_cores
@@ -81,7 +80,9 @@ class Load:
 
 def main() -> int:
     """Prints the tables; 1 when an aim is missed."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("--threads", type=int, default=usable_physical_cores())
     parser.add_argument("--rounds", type=int, default=7)
     parser.add_argument("--preset", choices=("2b", "tiny"), default="2b", help="tiny: a quick try")
@@ -96,7 +97,7 @@ def main() -> int:
     torch.set_num_threads(args.threads)
     describe_device(args.threads)
     args.out.mkdir(parents=True, exist_ok=True)
-    files = cache_folder() / "peers" / "llama_cpp_models" / args.preset
+    files = PEERS / "llama_cpp_models" / args.preset
     folder = Path(tempfile.mkdtemp(prefix="llama-cpp-", dir=args.out))
     os.environ["NEO_EDGE_CACHE_DIR"] = str(folder / "cache")
     try:
@@ -216,7 +217,9 @@ class _Comparison:
                 "int8-dynamic, time a weight over Q8_0's", _ratio(per_weight, "int8-dynamic", EIGHT), most=1
             ),
             _verdict(
-                "int4, time over int8-dynamic's", float(np.median(times["int4"] / times["int8-dynamic"])), most=1
+                "int4, time over int8-dynamic's",
+                float(np.median(times["int4"] / times["int8-dynamic"])),
+                most=1,
             ),
             _verdict(
                 f"int4, time a weight over the fastest 4 bits ({quickest})",
@@ -251,7 +254,9 @@ class _Comparison:
         contenders |= _torch_contenders(variants, Step(tokens, 0), 1)
         times = interleave(contenders, rounds=self._args.rounds)
         rates = {
-            name: load.flops(tokens) / times[name] / 1e9 for name, load in self._loads.items() if name in times
+            name: load.flops(tokens) / times[name] / 1e9
+            for name, load in self._loads.items()
+            if name in times
         }
         print(f"\nprefill of {tokens} tokens\n\n| | ms | GFLOP/s in products |\n|---|---|---|")
         for name in contenders:
@@ -267,32 +272,6 @@ class _Comparison:
         print(f"  int4, rate over {best}'s: {float(np.median(rates['int4'] / rates[best])):.2f}")
         _print_torch(times, [name for name in contenders if name.startswith("torch")])
         return passed
-
-
-def plain_widths(config: DecoderConfig) -> Widths:
-    """A plain Qwen3 like NEO-ov's decoder."""
-    return Widths(
-        config.hidden_size,
-        config.num_heads,
-        config.num_kv_heads,
-        config.head_dim,
-        config.intermediate_size,
-        config.vocab_size,
-        config.num_layers,
-    )
-
-
-def plainly_rounded(recipe: Recipe, name: str, layers: Iterable[LayerRule]) -> dict[str, object]:
-    """A recipe as a file has it, without what needs calibration: speed does not depend on the numbers."""
-    plain = [replace(rule, rounding="nearest") for rule in layers]
-    return {
-        "name": name,
-        "profile": recipe.profile,
-        "scale_type": recipe.scale_type,
-        "layers": [
-            {key: value for key, value in vars(rule).items() if value is not None} for rule in plain
-        ],
-    }
 
 
 def _quantized(bundle: Bundle, folder: Path) -> Bundle:

@@ -62,10 +62,10 @@ def make_files(folder: Path, widths: Widths, threads: int) -> dict[Format, Path]
     if not missing:
         return found
     source = folder / "F16.gguf"
-    subprocess.run([python, HERE / "qwen3_gguf.py", source, widths.to_json()], check=True)
+    subprocess.run([python, "-I", HERE / "qwen3_gguf.py", source, widths.to_json()], check=True)
     for one in missing:
         half = found[one].with_suffix(".partial")
-        command = [python, HERE / "llama_worker.py", "quantize", source, half, one.kind]
+        command = [python, "-I", HERE / "llama_worker.py", "quantize", source, half, one.kind]
         subprocess.run(
             [*command, "pure" if one.pure else "mixed", str(threads)], stderr=subprocess.DEVNULL, check=True
         )
@@ -81,7 +81,7 @@ def table_share(path: Path, python: Path) -> int:
         "if t.name == 'token_embd.weight'))"
     )
     shown = subprocess.run(
-        [python, "-c", program, path], stdout=subprocess.PIPE, text=True, check=True
+        [python, "-I", "-c", program, path], stdout=subprocess.PIPE, text=True, check=True
     ).stdout
     return int(shown)
 
@@ -113,7 +113,7 @@ class LlamaServer:
     def __init__(self, path: Path, threads: int, context: int = CONTEXT) -> None:
         """Waits until the model is loaded."""
         self._process = subprocess.Popen(
-            [ENVIRONMENT.python, HERE / "llama_worker.py", "serve", path, str(threads), str(context)],
+            [ENVIRONMENT.python, "-I", HERE / "llama_worker.py", "serve", path, str(threads), str(context)],
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             text=True,

@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any
 
 _TOKEN = 7
-_FIRST_FILL = 1000  # id of the first token that fills a cache; they differ
+_DIFFERENT = 97  # ids that fill a cache; every vocabulary has as many
 
 
 def quantize(source: Path, target: Path, kind: str, *, pure: bool, threads: int) -> None:
@@ -62,7 +62,7 @@ class Model:
         batch = self._batch
         batch.n_tokens = tokens
         for number in range(tokens):
-            batch.token[number] = _TOKEN if tokens == 1 else _FIRST_FILL + number
+            batch.token[number] = _TOKEN if tokens == 1 else number % _DIFFERENT
             batch.pos[number] = start + number
             batch.n_seq_id[number] = 1
             batch.seq_id[number][0] = 0
@@ -90,7 +90,7 @@ def serve(path: Path, threads: int, context: int) -> None:
         print("{}", flush=True)
 
 
-def _drop(level: int, text: bytes, data: object) -> None:
+def _drop(level: int, text: bytes, _: object) -> None:
     """Takes what the library logs; errors (4) are shown."""
     if level == 4:
         sys.stderr.write(text.decode(errors="replace"))

@@ -16,6 +16,8 @@ from pathlib import Path
 
 from neo_edge_runtime.cache_folder import cache_folder
 
+# Taken once: a benchmark may give neo_edge a cache folder of its own afterwards.
+PEERS = cache_folder() / "peers"
 _STAMP = "ready.txt"  # what was installed; written last
 _PIP = ("-m", "pip", "install", "--disable-pip-version-check")
 
@@ -33,7 +35,7 @@ class PeerEnvironment:
     @property
     def folder(self) -> Path:
         """Where it is or will be."""
-        return cache_folder() / "peers" / self.name
+        return PEERS / self.name
 
     @property
     def python(self) -> Path:
@@ -61,7 +63,9 @@ class PeerEnvironment:
         """
         if self.is_ready:
             return self.python
-        print(f"making {self.folder} ({self.note or 'once'}): {', '.join(self.pins.split())}", file=sys.stderr)
+        print(
+            f"making {self.folder} ({self.note or 'once'}): {', '.join(self.pins.split())}", file=sys.stderr
+        )
         shutil.rmtree(self.folder, ignore_errors=True)
         self.folder.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
         subprocess.run([sys.executable, "-m", "venv", self.folder], stdout=sys.stderr, check=True)

@@ -24,7 +24,7 @@ class TorchVariants:
         half = copy.deepcopy(model).to(torch.bfloat16)
         self._models = {"torch bfloat16": half}
         with warnings.catch_warnings():
-            warnings.simplefilter("ignore", DeprecationWarning)
+            warnings.simplefilter("ignore")  # all of it is to go, they say
             self._models["torch int8 dynamic"] = torch.ao.quantization.quantize_dynamic(
                 model, {nn.Linear}, dtype=torch.qint8
             )
@@ -36,7 +36,10 @@ class TorchVariants:
         found: dict[str, Run] = {f"torch float32 ({fastest.name})": fastest.run}
         for name, model in self._models.items():
             decoder = TorchDecoder(model, "MKL", step)
-            candidates = {f"{name}, SDPA": decoder.runner("SDPA"), f"{name}": decoder.runner("grouped products")}
+            candidates = {
+                f"{name}, SDPA": decoder.runner("SDPA"),
+                f"{name}": decoder.runner("grouped products"),
+            }
             if self._compiled and "int8" not in name:
                 candidates[f"{name}, compiled"] = torch.compile(decoder.runner("SDPA"))
             for candidate, run in candidates.items():

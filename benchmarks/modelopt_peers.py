@@ -1,0 +1,106 @@
+"""NVIDIA Model Optimizer's ONNX quantizer, on graphs of a bundle, in an environment of its own."""
+
+from __future__ import annotations
+
+import json
+import shutil
+import subprocess
+from collections.abc import Sequence
+from functools import partial
+from pathlib import Path
+
+from ort_peers import PARTS, Job, Peer, products
+from peer_environment import PeerEnvironment
+
+HERE = Path(__file__).parent
+ENVIRONMENT = PeerEnvironment(
+    "modelopt",
+    (
+        "torch==2.13.0",
+        "onnx==1.21.0",
+        "onnxruntime==1.24.4",
+        "numpy==2.4.6",
+        "scipy==1.17.1",
+        "onnxscript",
+        "onnxslim==0.1.98",
+        "onnxconverter-common==1.16.0",
+        "polygraphy==0.53.6",
+        "ml_dtypes==0.6.0",
+        "safetensors",
+        "cppimport",
+        "lief",
+        "nvidia-ml-py",
+        "omegaconf",
+        "packaging",
+        "pulp",
+        "pydantic",
+        "PyYAML",
+        "regex",
+        "rich",
+        "setproctitle",
+        "tqdm",
+    ),
+    without_dependencies=("onnx-graphsurgeon==0.6.1", "nvidia-modelopt==0.47.0"),
+    note="once; 1.4 GB with a CPU build of torch: let PIP_EXTRA_INDEX_URL name the index that has one",
+)
+
+
+def run(job: Job, *, mode: str, method: str, block_size: int = 0) -> None:
+    """Quantizes the decoder, and in int8 the vision graph too; raises `CalledProcessError` with what it said."""
+    for part in PARTS:
+        graph, target = job.graphs[part], job.targets[part]
+        if mode == "int4" and part == "vision":
+            shutil.copyfile(graph, target)
+            continue
+        feeds = [str(path) for path in sorted(job.feeds.glob(f"{part}-*.npz"))]
+        body = set(products(graph, head=False))
+        described = {
+            "source": str(graph),
+            "target": str(target),
+            "feeds": feeds,
+            "mode": mode,
+            "method": method,
+            "block_size": block_size,
+            "nodes": products(graph),
+            "exclude": [name for name in products(graph) if name not in body],
+        }
+        path = target.with_suffix(".json")
+        path.write_text(json.dumps(described), encoding="utf-8")
+        done = subprocess.run(
+            [ENVIRONMENT.python, "-I", "-W", "ignore", HERE / "modelopt_worker.py", path],
+            stdout=subprocess.DEVNULL,
+            stderr=subprocess.PIPE,
+            text=True,
+            check=False,
+        )
+        path.unlink()
+        if done.returncode:
+            raise RuntimeError(next(iter(done.stderr.strip().splitlines()[-1:]), "it said nothing"))
+
+
+MODELOPT_PEERS: Sequence[Peer] = (
+    Peer(
+        "modelopt-int8-max",
+        "Model Optimizer int8, max",
+        "int8",
+        "fp32-portable",
+        partial(run, mode="int8", method="max"),
+    ),
+    Peer(
+        "modelopt-int8-entropy",
+        "Model Optimizer int8, entropy",
+        "int8",
+        "fp32-portable",
+        partial(run, mode="int8", method="entropy"),
+    ),
+    *(
+        Peer(
+            f"modelopt-int4-{method}-{size}",
+            f"Model Optimizer int4, {method}, block {size}",
+            "int4-portable",
+            "fp32-portable",
+            partial(run, mode="int4", method=method, block_size=size),
+        )
+        for method, size in (("rtn_dq", 64), ("awq_lite", 64), ("awq_clip", 64))
+    ),
+)
