@@ -12,6 +12,7 @@ PAGES = (
     "embedding",
     "prepacked-cache",
     "video",
+    "live",
     "robots",
     "bundle",
     "graph-contract",
