@@ -8,7 +8,7 @@ from importlib.metadata import distributions
 from neo_edge.errors import BrokenPackageError, MissingExtraError
 from neo_edge.extras import require
 from neo_edge.finding import Finding
-from neo_edge_runtime.nvidia_devices import NvidiaDriver, nvidia_driver
+from neo_edge_runtime.gpu_findings import gpu_findings
 from neo_edge_runtime.ort_backend import MODERN_ORT, ort_version
 
 ONNX_RUNTIME = "onnxruntime"
@@ -17,7 +17,7 @@ ONNX_RUNTIME = "onnxruntime"
 def findings() -> Iterable[Finding]:
     """Whether bundles run here, and which."""
     yield from _onnxruntime()
-    yield _gpu()
+    yield from gpu_findings()
 
 
 def onnxruntime_packages() -> dict[str, str]:
@@ -52,15 +52,4 @@ def _onnxruntime() -> Iterable[Finding]:
         modern,
         f"onnxruntime {ort.__version__}" + ("" if modern else f", and they need {wanted} or newer"),
         "" if modern else "upgrade onnxruntime (Python 3.11 or newer), or export with --ops portable",
-    )
-
-
-def _gpu() -> Finding:
-    driver = nvidia_driver()
-    there = isinstance(driver, NvidiaDriver) and bool(driver.devices)
-    return Finding(
-        "answer on a GPU",
-        False,
-        "this release runs bundles on the CPU" + (", the GPU here is not used" if there else ""),
-        "",
     )
