@@ -244,6 +244,12 @@ def peak_memory_bytes() -> int | None:
     return peak if sys.platform == "darwin" else peak * 1024
 
 
+def resident_memory_bytes() -> int | None:
+    """Resident size of this process now; None where the system does not say."""
+    resident_kib = _colon_table(PROC / "self" / "status").get("VmRSS")
+    return None if resident_kib is None else resident_kib * 1024
+
+
 def _cgroup_rooms(proc: Path, cgroup: Path) -> list[int]:
     """Limit minus use (page cache that can be dropped is free) of every group from this process's up to the root."""
     rooms = []

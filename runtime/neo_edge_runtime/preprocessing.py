@@ -151,7 +151,8 @@ def _pixels(image: Image.Image) -> npt.NDArray[np.uint8]:
     planes: npt.NDArray[np.uint8] = np.empty((3, image.height, image.width), np.uint8)
     for plane, band in zip(planes, image.split(), strict=True):
         plane[:] = np.asarray(band)
-    return planes.transpose(1, 2, 0)
+    pixels: npt.NDArray[np.uint8] = planes.transpose(1, 2, 0)
+    return pixels
 
 
 @cache

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING
 from neo_edge.errors import BackendError, InputError, MissingExtraError
 from neo_edge.extras import require
 from neo_edge.shown import shown
+from neo_edge_export.bench.live_command import add_live_arguments, check_live_arguments, run_live
 from neo_edge_runtime.backend_choice import DEFAULT_BACKEND
 from neo_edge_runtime.commands.model_arguments import add_backend_arguments, add_prepacked_argument
 
@@ -30,9 +31,11 @@ examples:
   neo-edge bench nano.bundle
   neo-edge bench my.bundle --prompt-tokens 300 --depth 0,4096 --json
   neo-edge bench my.bundle --vs torch --checkpoint my-checkpoint
+  neo-edge bench nano.bundle --live --plot watching.svg
 
 ppN prefills N tokens at once, tgN decodes N one by one; @ dD: behind D tokens
-that the cache holds. Prompts are random, so a bundle needs no tokenizer.
+that the cache holds. Prompts are random, so a bundle needs no tokenizer, but for
+--live, whose frames carry timestamps.
 """
 
 
@@ -83,12 +86,16 @@ class BenchCommand:
         parser.add_argument("--checkpoint", metavar="DIR", help="what the bundle was exported from, for --vs")
         add_prepacked_argument(parser)
         parser.add_argument("--json", action="store_true", help="print the figures as JSON")
+        add_live_arguments(parser, _numbers)
         parser.epilog = _EXAMPLES
 
     def run(self, args: argparse.Namespace) -> int:
         """Measures and prints."""
         if (args.vs is None) != (args.checkpoint is None):
             raise InputError("--vs torch and --checkpoint DIR go together: give both, or neither")
+        check_live_arguments(args)
+        if args.live:
+            return run_live(args)
         from neo_edge.bundle import open_bundle
         from neo_edge_runtime.bench.measuring import BenchPlan
 

@@ -80,9 +80,9 @@ class ImageStages:
         self._session = Session(self._backend)
 
 
-def random_jpeg(width: int, height: int) -> bytes:
+def random_jpeg(width: int, height: int, seed: int = 0) -> bytes:
     """A picture with soft shapes and some noise, so that it is neither trivial nor impossible to compress."""
-    rng = np.random.default_rng(0)
+    rng = np.random.default_rng(seed)
     coarse = Image.fromarray(rng.integers(0, 256, (6, 8, 3), np.uint8))
     soft = np.asarray(coarse.resize((width, height), Image.Resampling.BICUBIC), np.int16)
     noisy = np.clip(soft + rng.integers(-8, 9, soft.shape, np.int16), 0, 255).astype(np.uint8)

@@ -45,7 +45,7 @@ class BenchReport:
         if figures.matrix_rate is not None:
             yield f"large matrix products: {figures.matrix_rate / 1e12:.1f} TFLOP/s"
         for name, rates in figures.bandwidth.items():
-            yield f"read: {name}: {_pm(rates / 1e9, 1)} GB/s"
+            yield f"read: {name}: {plus_minus(rates / 1e9, 1)} GB/s"
         yield ""
         yield from _text_table(figures)
         yield ""
@@ -70,25 +70,25 @@ class BenchReport:
             "peak_device_memory_bytes": figures.peak_device_bytes,
             "matrix_operations_per_second": figures.matrix_rate,
             "decoder_weight_bytes": figures.weight_bytes,
-            "read_bytes_per_second": {name: _numbers(rates) for name, rates in figures.bandwidth.items()},
+            "read_bytes_per_second": {name: json_numbers(rates) for name, rates in figures.bandwidth.items()},
             "text": [
                 {
                     "test": row.test.name,
                     "kind": row.test.kind,
                     "tokens": row.test.tokens,
                     "depth": row.test.depth,
-                    "seconds": _numbers(row.seconds),
-                    "tokens_per_second": _numbers(row.test.tokens / row.seconds),
-                    "share_of_read_bandwidth": None if row.share is None else _numbers(row.share),
+                    "seconds": json_numbers(row.seconds),
+                    "tokens_per_second": json_numbers(row.test.tokens / row.seconds),
+                    "share_of_read_bandwidth": None if row.share is None else json_numbers(row.share),
                     "operations": row.operations,
-                    "times_ours": {name: _numbers(ratio) for name, ratio in row.others.items()},
+                    "times_ours": {name: json_numbers(ratio) for name, ratio in row.others.items()},
                 }
                 for row in figures.rows
             ],
             "image": {
                 "visual_tokens": figures.visual_tokens,
                 "prompt_tokens": figures.image_prompt_tokens,
-                "seconds": {stage: _numbers(values) for stage, values in figures.image.items()},
+                "seconds": {stage: json_numbers(values) for stage, values in figures.image.items()},
             },
         }
 
@@ -111,27 +111,28 @@ def _text_table(figures: Figures) -> Iterator[str]:
         table.append(
             [
                 row.test.name,
-                _pm(tokens / row.seconds, 1),
-                _pm(row.seconds / tokens * 1e3, 2),
-                "" if row.share is None else _pm(row.share, 3),
+                plus_minus(tokens / row.seconds, 1),
+                plus_minus(row.seconds / tokens * 1e3, 2),
+                "" if row.share is None else plus_minus(row.share, 3),
                 *([_share_of_rate(row, rate)] if rate else []),
-                *(f"{_pm(row.others[name], 2)} x" if name in row.others else "" for name in others),
+                *(f"{plus_minus(row.others[name], 2)} x" if name in row.others else "" for name in others),
             ]
         )
-    yield from _markdown(table)
+    yield from markdown(table)
 
 
 def _share_of_rate(row: TextRow, rate: float) -> str:
-    return "" if row.operations is None else _pm(row.operations / row.seconds / rate, 3)
+    return "" if row.operations is None else plus_minus(row.operations / row.seconds / rate, 3)
 
 
 def _image_table(figures: Figures) -> Iterator[str]:
     head = f"one image, {figures.visual_tokens} visual tokens in {figures.image_prompt_tokens}"
-    table = [[head, "ms"], *([stage, _pm(values * 1e3, 2)] for stage, values in figures.image.items())]
-    yield from _markdown(table)
+    table = [[head, "ms"], *([stage, plus_minus(values * 1e3, 2)] for stage, values in figures.image.items())]
+    yield from markdown(table)
 
 
-def _markdown(table: list[list[str]]) -> Iterator[str]:
+def markdown(table: list[list[str]]) -> Iterator[str]:
+    """A table with its head; every column but the first stands to the right."""
     widths = [max(map(len, column)) for column in zip(*table, strict=True)]
     for number, row in enumerate(table):
         first, *rest = (
@@ -144,12 +145,14 @@ def _markdown(table: list[list[str]]) -> Iterator[str]:
             yield f"| {' | '.join(rules)} |"
 
 
-def _pm(values: Seconds, digits: int) -> str:
+def plus_minus(values: Seconds, digits: int) -> str:
+    """Mean ± standard deviation."""
     mean, deviation = mean_and_deviation(values)
     return f"{mean:.{digits}f} ± {deviation:.{digits}f}"
 
 
-def _numbers(values: Seconds) -> Mapping[str, object]:
+def json_numbers(values: Seconds) -> Mapping[str, object]:
+    """A figure for scripts: every repetition, and what sums them up."""
     mean, deviation = mean_and_deviation(values)
     return {
         "mean": mean,
