@@ -4,8 +4,8 @@ Watched at leisure, the frames of a question stand in the window as offline, wit
 that half of the offline questions have. Then windows are smaller than what is shown: before a question's n frames come
 n - 1 others, or twice as many, of another scene or of the question's first frame standing still. Windows are chosen so
 that under both policies exactly the question's frames are left: n for `drop`, 2 (n - 1) for `recompute`. So both show
-the same pictures at the same times, and the only difference is what the cache of `drop` still holds of the others. Those
-all have the time 0, so that the question's own times are as in training; in the last rows times go on.
+the same pictures at the same times, and the only difference is what the cache of `drop` still holds of the others.
+Those all have the time 0, so that the question's own times are as in training; in the last rows times go on.
 """
 
 from __future__ import annotations
