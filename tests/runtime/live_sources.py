@@ -30,7 +30,11 @@ class Remembering:
     """A session that keeps what it is given."""
 
     frames: list[tuple[Image.Image, float]] = field(default_factory=list)
+    wanted: Callable[[float], bool] = lambda _time_s: True
     before: Callable[[], None] = lambda: None  # called in each `add`, first
+
+    def wants(self, time_s: float) -> bool:
+        return self.wanted(time_s)
 
     def add(self, image: Image.Image, time_s: float) -> None:
         self.before()
@@ -85,6 +89,7 @@ class Unhurried:
                     status = self.feed.status() if self.feed else None
                     if status and status.frames_read == (
                         status.frames_handed
+                        + status.frames_skipped
                         + status.frames_dropped
                         + status.frames_late
                         + status.frames_refused

@@ -6,6 +6,7 @@ import itertools
 import threading
 import time
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -23,14 +24,19 @@ from live_sources import (
     steady,
     until,
 )
+from numpy_backend import NumpyBackend
 from PIL import Image
+from tiny_golden import TOKENS
 from video_files import number_of, numbered_picture, video
 
 from neo_edge.errors import InputError, SessionClosedError, SourceError
+from neo_edge.protocols import get_protocol
+from neo_edge.tokenizer import Tokenizer
+from neo_edge_runtime import Model
 from neo_edge_runtime.live.feed import LiveFeed
 from neo_edge_runtime.live.feed_status import Reconnect
 from neo_edge_runtime.live.pacing import stopped_before
-from neo_edge_runtime.live.source import LiveSource, open_source
+from neo_edge_runtime.live.source import LiveSource, TimedImage, open_source
 from neo_edge_runtime.live.timeline import RESTART_FRAMES, Timeline
 from neo_edge_runtime.video import Frame
 
@@ -66,6 +72,27 @@ def test_while_the_session_is_busy_the_newest_frame_wins() -> None:
         status = feed.wait(WAIT_S)
     assert live.greys == [0, 9]
     assert (status.frames_read, status.frames_handed, status.frames_dropped) == (10, 2, 8)
+
+
+def test_a_frame_that_the_session_does_not_want_is_not_decoded() -> None:
+    class Undecodable:
+        time_s = 1.0
+
+        @property
+        def image(self) -> np.ndarray:
+            raise AssertionError("nobody wants it")
+
+    class Mixed:
+        name, can_reopen = "the mixed source", False
+
+        def frames(self, stopped: threading.Event) -> Iterator[TimedImage]:
+            assert not stopped.is_set()
+            yield from (Frame(grey(1), 0.0), Undecodable(), Frame(grey(2), 2.0))
+
+    live = Remembering(wanted=lambda time_s: time_s != 1.0)
+    status = fed(Mixed(), live).status()
+    assert live.greys == [1, 2]
+    assert (status.frames_read, status.frames_handed, status.frames_skipped) == (3, 2, 1)
 
 
 def test_an_array_that_is_written_over_was_copied_before() -> None:
@@ -271,3 +298,26 @@ def test_a_policy_and_a_source_refuse_what_does_not_fit_them(tmp_path: Path) -> 
     ):
         with pytest.raises(InputError, match=words):
             open_source(source, **arguments)  # type: ignore[arg-type]
+
+
+def test_a_live_session_gets_its_frames_and_skips_those_between(
+    backend: NumpyBackend, tokenizer: Tokenizer
+) -> None:
+    small = replace(get_protocol("edge"), min_pixels=32 * 32)
+    model = Model(backend, tokens=TOKENS, tokenizer=tokenizer, protocol=small)
+    with model.watch(every="1s") as live:
+        unhurried = Unhurried(open_source(Frame(grey(number, (32, 32)), number / 4) for number in range(9)))
+        feed = LiveFeed(unhurried, live)
+        unhurried.feed = feed
+        with feed:
+            status = feed.wait(WAIT_S)
+        stats = live.stats()
+        assert (status.frames_handed, status.frames_skipped) == (3, 6)
+        assert (stats.frames_seen, stats.frames_used, stats.frames_skipped) == (9, 3, 6)
+        assert stats.lag_s == 0.0
+        assert live.wants(3.0)
+        assert not live.wants(2.5)
+        assert live.stats().lag_s == 0.5
+    with pytest.raises(SessionClosedError):
+        live.wants(9.0)
+    model.close()

@@ -27,6 +27,8 @@ KEPT_EVENTS = 256  # the newest ones
 class FrameSink(Protocol):
     """What frames are handed to: a `LiveSession`, or anything else that takes them."""
 
+    def wants(self, time_s: float) -> bool: ...
+
     def add(self, image: ImageSource, time_s: float) -> object: ...
 
 
@@ -54,7 +56,7 @@ class LiveFeed:
 
         Args:
             source: what `open_source` takes, or what it gave.
-            live: gets `add(image, time_s)`, from one thread; the image is an RGB PIL image.
+            live: gets `add(image, time_s)`, from one thread, of frames that it `wants`; the image is an RGB PIL image.
             stall_s: seconds without a frame after which the source counts as stalled.
             reconnect: open a source again that has died or stalled; None: its death ends the feed, and a stall is
                 only said.
@@ -79,7 +81,15 @@ class LiveFeed:
         self._events: deque[FeedEvent] = deque(maxlen=KEPT_EVENTS)
         self._readers: list[FrameReader] = []  # the last one reads; those before it are blocked
         self._left_behind: set[FrameReader] = set()  # not waited for again
-        self._counts = {"read": 0, "dropped": 0, "handed": 0, "late": 0, "refused": 0, "reconnects": 0}
+        self._counts = {
+            "read": 0,
+            "dropped": 0,
+            "handed": 0,
+            "skipped": 0,
+            "late": 0,
+            "refused": 0,
+            "reconnects": 0,
+        }
         self._size: tuple[int, int] | None = None
         self._error: Exception | None = None
         self._last_s: float | None = None  # when a frame was handed on, by the monotonic clock
@@ -137,6 +147,7 @@ class LiveFeed:
                 state=self._state,
                 frames_read=self._counts["read"] + sum(read for read, _ in running),
                 frames_handed=self._counts["handed"],
+                frames_skipped=self._counts["skipped"],
                 frames_dropped=self._counts["dropped"] + sum(dropped for _, dropped in running),
                 frames_late=self._counts["late"],
                 frames_refused=self._counts["refused"],
@@ -246,6 +257,12 @@ class LiveFeed:
                 f"the times of {self._source.name} began anew; they go on at {time_s:.2f} s",
             )
         try:
+            if not self._live.wants(
+                time_s
+            ):  # of a camera's 30 frames a second most are not even decoded to RGB
+                self._counts["skipped"] += 1
+                self._run_on()
+                return True
             image = load_image(arrived.frame.image)
             self._live.add(image, time_s)
         except InputError as error:
@@ -275,7 +292,14 @@ class LiveFeed:
                     "size_changed",
                     f"{self._source.name} gives frames of {size[0]}x{size[1]}, before {before[0]}x{before[1]}",
                 )
-            if self._state == "stalled" or (before is not None and self._state == "opening"):
+            self._run_on(first=before is None)
+
+    def _run_on(self, *, first: bool = False) -> None:
+        """A frame came that could be used."""
+        with self._lock:
+            if self._state == "stalled" or (
+                self._state == "opening" and not first and self._size is not None
+            ):
                 self._say("resumed", f"{self._source.name} gives frames again")
             if self._state not in ENDS:
                 self._state = "running"

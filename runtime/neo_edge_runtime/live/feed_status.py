@@ -38,11 +38,12 @@ class FeedEvent:
 
 @dataclass(frozen=True)
 class FeedStatus:
-    """A feed at one moment. Each frame that came is counted once more, as handed, dropped, late or refused."""
+    """A feed at one moment. Each frame that came is counted once more, by one of the next five."""
 
     state: FeedState
     frames_read: int  # that the source gave
     frames_handed: int  # to the live session
+    frames_skipped: int  # they came too soon behind another for the session's `every`
     frames_dropped: int  # newer ones came before they were handed on
     frames_late: int  # their times were not behind the last frame's, or were no numbers
     frames_refused: int  # pictures that cannot be read

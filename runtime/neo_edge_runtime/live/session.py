@@ -170,6 +170,23 @@ class LiveSession:
             self._free()
         return "used"
 
+    def wants(self, time_s: float) -> bool:
+        """Whether `add` would look at a frame of this time; one that comes too soon is counted as skipped by this.
+
+        For who has frames that are dear to decode: what is not wanted need not be added.
+
+        Raises:
+            InputError: no time.
+            SessionClosedError: the session is closed.
+        """
+        time_s = _checked_time(time_s)
+        with self._door:
+            self._require_open()
+            wanted = time_s < self._taken_s or self._thinning.takes(time_s)  # `add` refuses what goes back
+            if not wanted:
+                self._skip(time_s)
+            return wanted
+
     def ask(
         self,
         question: str,
