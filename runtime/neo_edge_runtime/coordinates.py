@@ -11,7 +11,7 @@ from neo_edge.errors import InputError
 from neo_edge.shown import shown
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Callable, Mapping, Sequence
 
     import numpy as np
     import numpy.typing as npt
@@ -117,11 +117,9 @@ def picture_size(picture: Picture) -> tuple[int, int]:
     found: Sequence[object]
     if isinstance(picture, tuple | list):
         found = picture
-    elif hasattr(picture, "shape"):
-        found = picture.shape[1::-1] if len(picture.shape) >= 2 else ()
     else:
-        size = getattr(picture, "size", ())
-        found = size[::-1] if size and _is_transposed(picture) else size
+        shape = getattr(picture, "shape", None)  # an array's
+        found = _upright_size(picture) if shape is None else shape[1::-1] if len(shape) >= 2 else ()
     sides = [int(side) for side in found if isinstance(side, Integral)]
     if len(sides) == len(found) == 2 and min(sides) > 0:
         return sides[0], sides[1]
@@ -130,8 +128,10 @@ def picture_size(picture: Picture) -> tuple[int, int]:
     )
 
 
-def _is_transposed(picture: Image.Image) -> bool:
-    return picture.getexif().get(_ORIENTATION) in _TRANSPOSED
+def _upright_size(picture: object) -> Sequence[object]:
+    size: Sequence[object] = getattr(picture, "size", ())
+    exif: Callable[[], Mapping[int, int]] = getattr(picture, "getexif", dict)
+    return size[::-1] if exif().get(_ORIENTATION) in _TRANSPOSED else size
 
 
 def _finite(numbers: Sequence[float], count: int) -> list[float]:
