@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable
-from dataclasses import dataclass
-from pathlib import Path
+from dataclasses import dataclass, replace
+from pathlib import Path, PurePosixPath
 from typing import Literal
 
 from neo_edge.bundle_writer import BundleWriter, is_partial
@@ -14,7 +14,15 @@ from neo_edge.errors import BundleCorruptError, BundleError
 from neo_edge.file_digest import digest_file
 from neo_edge.manifest import MANIFEST_FILE, FileEntry, Manifest, Variant, parse_manifest
 
-__all__ = ["Bundle", "BundleWriter", "find_faults", "open_bundle", "read_bundle", "verify_bundle"]
+__all__ = [
+    "Bundle",
+    "BundleWriter",
+    "find_faults",
+    "open_bundle",
+    "read_bundle",
+    "require_sound_variant",
+    "verify_bundle",
+]
 
 _MAX_MANIFEST_BYTES = 64 << 20
 
@@ -91,6 +99,33 @@ def find_faults(
         if fault:
             faults.append(f"{relative} {fault}")
     return faults
+
+
+def require_sound_variant(bundle: Bundle, name: str, *, token_table: bool = True) -> None:
+    """Compares all files of a variant with their digests, for what is made from it.
+
+    Args:
+        bundle: a bundle whose manifest was read.
+        name: of the variant.
+        token_table: whether its table is needed, too.
+
+    Raises:
+        BundleError: there is no such variant.
+        BundleCorruptError: a file is missing, truncated or altered.
+    """
+    variant = bundle.variant(name)
+    folders = {PurePosixPath(graph).parent for graph in (variant.vision, variant.decoder)}
+    tables = variant.token_embedding.files
+    files = {
+        path: entry
+        for path, entry in bundle.manifest.files.items()
+        if (token_table if path in tables else PurePosixPath(path).parent in folders)
+    }
+    faults = find_faults(Bundle(bundle.root, replace(bundle.manifest, files=files)), sha256=True)
+    if faults:
+        raise BundleCorruptError(
+            f"the bundle {bundle.root} is damaged: {'; '.join(faults)}. Copy or export it again"
+        )
 
 
 def _fault(

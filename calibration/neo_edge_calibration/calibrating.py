@@ -10,7 +10,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from neo_edge.bundle import Bundle, open_bundle
+from neo_edge.bundle import Bundle, open_bundle, require_sound_variant
 from neo_edge.bundle_update import BundleUpdate
 from neo_edge.bundle_writer import cure_of
 from neo_edge.errors import (
@@ -94,6 +94,7 @@ def calibrate(
         StatisticsError: NaN, infinite or constant activations.
         CalibrationError: the variant is no float one, the name is taken, or another process does the same.
         BundleError: the bundle cannot be read or written.
+        BundleCorruptError: files of the variant are not those that the manifest names.
         InputError: an argument is out of range.
         BackendError, MissingExtraError: onnxruntime or onnx is missing or failed.
     """
@@ -121,6 +122,7 @@ def calibrate(
                 state.finished = True
                 state.clear_others()
                 return CalibrationResult(opened, name, there, True, found.skipped, warnings)
+            require_sound_variant(opened, chosen)  # the statistics will say that they are of these very graphs
             count = threads or usable_physical_cores()
             state.settle(wanted, count)
             groups = _gather(opened, encoder, state.directory, wanted, count, seed)

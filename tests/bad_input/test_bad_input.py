@@ -21,6 +21,7 @@ from image_rows import IMAGE_ROWS
 from observation import forget_peak, listing, open_files, peak_mib, resident_mib
 from prepacked_rows import PREPACKED_ROWS
 from prompt_rows import PROMPT_ROWS
+from quantizing_rows import QUANTIZING_ROWS
 from question_rows import QUESTION_ROWS
 from session_rows import SESSION_ROWS
 from tokenizer_rows import TOKENIZER_ROWS
@@ -39,6 +40,7 @@ TABLE = {
     "export": EXPORT_ROWS,
     "question": QUESTION_ROWS,
     "calibration": CALIBRATION_ROWS,
+    "quantizing": QUANTIZING_ROWS,
     "prepacked": PREPACKED_ROWS,
     "trust": TRUST_ROWS,
     "command": COMMAND_ROWS,

@@ -8,6 +8,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import numpy as np
+from sealing import seal
 
 from neo_edge.checkpoint import resolve_checkpoint
 from neo_edge_calibration import CalibrationResult, calibrate
@@ -51,7 +52,7 @@ def folder_of_pictures(folder: Path, count: int = SAMPLES) -> Path:
 
 
 def spoilt_weights(bundle: Path, variant: str, change: Callable[[np.ndarray], None], name: str) -> None:
-    """Changes one weight of the decoder in a copy of its file; the bundle's digests are then wrong."""
+    """Changes one weight of the decoder in a copy of its file; the manifest knows of it."""
     import onnx
 
     graph = bundle / variant / "decoder.onnx"
@@ -66,6 +67,7 @@ def spoilt_weights(bundle: Path, variant: str, change: Callable[[np.ndarray], No
     content[start : start + length] = values.tobytes()
     data.unlink()
     data.write_bytes(content)
+    seal(bundle, f"{variant}/decoder.onnx.data")
 
 
 def one_by_one(prompts: list[Question]) -> Iterator[Question]:

@@ -22,6 +22,7 @@ from PIL import Image
 from neo_edge.bundle import open_bundle, verify_bundle
 from neo_edge.cli import main
 from neo_edge.errors import (
+    BundleCorruptError,
     BundleError,
     CalibrationDataError,
     CalibrationError,
@@ -193,6 +194,15 @@ def test_nan_weights_are_an_error_that_names_the_group(nano: Path) -> None:
     spoilt_weights(nano, "fp32", spoil, "layers.2.mlp.gate_proj.weight")
     message = "layers.2.mlp_output holds .* NaN or infinite numbers for prompt 0: the weights are damaged"
     _failing(nano, message, StatisticsError)
+
+
+def test_weights_that_were_altered_are_an_error_and_no_statistics(nano: Path) -> None:
+    weights = nano / "fp32" / "decoder.onnx.data"
+    content = bytearray(weights.read_bytes())
+    content[7] ^= 1  # a sound number still
+    weights.unlink()
+    weights.write_bytes(content)
+    _failing(nano, "fp32/decoder.onnx.data was altered: .* Copy or export it again", BundleCorruptError)
 
 
 def test_dead_weights_are_an_error_that_names_the_group(nano: Path) -> None:

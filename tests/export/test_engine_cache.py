@@ -11,13 +11,12 @@ import pytest
 from fake_tensorrt import H100, ORIN, fake_installed
 from killed_building import killed_building
 from killing import in_a_fresh_process
+from sealing import seal
 
 from neo_edge.bundle import Bundle, open_bundle, read_bundle, verify_bundle
 from neo_edge.bundle_update import BundleUpdate
 from neo_edge.engine_files import engine_faults, find_engines, is_stale
 from neo_edge.errors import BundleError
-from neo_edge.file_digest import digest_file
-from neo_edge.manifest import FileEntry
 from neo_edge_export.tensorrt.engine_builder import BuildRequest, BuildResult, build_engines
 from neo_edge_runtime.nvidia_devices import NvidiaDriver
 
@@ -54,10 +53,7 @@ def change_weights(root: Path) -> None:
     content = bytearray((root / WEIGHTS).read_bytes())
     content[:2] = b"\x00\x3c"  # one, in float16
     (root / WEIGHTS).write_bytes(content)
-    manifest = read_bundle(root).manifest
-    entry = FileEntry(len(content), digest_file(root / WEIGHTS))
-    changed = replace(manifest, files={**manifest.files, WEIGHTS: entry})
-    (root / "bundle.json").write_text(changed.to_json())
+    seal(root, WEIGHTS)
 
 
 @pytest.mark.parametrize(

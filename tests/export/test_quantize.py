@@ -11,13 +11,14 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from sealing import seal
 
 import neo_edge
 from neo_edge.bundle import Bundle, open_bundle
 from neo_edge.bundle_update import BundleUpdate
 from neo_edge.checkpoint import resolve_checkpoint
 from neo_edge.cli import main
-from neo_edge.errors import QuantizationError
+from neo_edge.errors import BundleCorruptError, QuantizationError
 from neo_edge_calibration.calibrating import calibrate
 from neo_edge_calibration.quality import QualityData, scene_data
 from neo_edge_calibration.scenes import make_question
@@ -196,12 +197,16 @@ def test_a_variant_is_replaced_only_when_asked_and_a_float_one_never(root: Path)
         quantize(open_bundle(root), PLAIN, None, QuantizeOptions(name="fp32", overwrite=True))
 
 
-def test_a_weight_that_is_nan_ends_it_and_leaves_the_bundle_as_it_was(root: Path) -> None:
+def test_a_weight_that_was_altered_or_is_nan_ends_it_and_leaves_the_bundle_as_it_was(root: Path) -> None:
     bundle = open_bundle(root)
     path = bundle.path("fp32/decoder.onnx.data")
     data = np.memmap(path, "<f4", "r+")
     data[100_000] = np.nan
     data.flush()
+    with pytest.raises(BundleCorruptError, match=r"fp32/decoder.onnx.data was altered"):
+        quantize(bundle, PLAIN, None, QuantizeOptions())
+    seal(root, "fp32/decoder.onnx.data")
+    bundle = open_bundle(root)
     with pytest.raises(QuantizationError, match=r"decoder.layers.0.*holds NaN or infinity"):
         quantize(bundle, PLAIN, None, QuantizeOptions())
     assert list(open_bundle(root).manifest.variants) == ["fp32", "fp32-portable"]

@@ -10,6 +10,7 @@ from typing import Literal
 import numpy as np
 import numpy.typing as npt
 import onnx_ir as ir
+from google.protobuf.message import DecodeError
 
 from neo_edge.errors import QuantizationError
 
@@ -44,10 +45,15 @@ class FloatGraph:
         """Reads the graph.
 
         Raises:
-            QuantizationError: it holds no products with stored weights, or some that are not float.
+            QuantizationError: it is no graph, or holds no products with stored weights, or some that are not float.
         """
         self.path, self.part = path, part
-        self.model = ir.load(path)
+        try:
+            self.model = ir.load(path)
+        except DecodeError as error:
+            raise QuantizationError(
+                f"{path} cannot be read as a graph ({error}): copy or export it again"
+            ) from error
         self.products = tuple(self._find_products())
         if not self.products:
             raise QuantizationError(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from neo_edge.errors import QuantizationError
 from neo_edge_export.quantization.float_graph import Product
 
 _OF_LAYER = {
@@ -23,8 +24,16 @@ _OTHERS = {
 
 
 def activation_group(product: Product) -> str:
-    """The name in `neo_edge_calibration.statistics` of a product's input."""
+    """The name in `neo_edge_calibration.statistics` of a product's input.
+
+    Raises:
+        QuantizationError: `neo-edge export` writes no such product.
+    """
     if product.name in _OTHERS:
         return _OTHERS[product.name]
-    _, layers, index, rest = product.name.split(".", 3)
-    return f"{layers}.{index}.{_OF_LAYER[rest]}"
+    layer, _, rest = product.name.partition(".")[2].partition(".")[2].partition(".")
+    if rest not in _OF_LAYER:
+        raise QuantizationError(
+            f"the graph has a product {product.name!r}, which neo-edge export does not write: export the bundle again"
+        )
+    return f"layers.{layer}.{_OF_LAYER[rest]}"

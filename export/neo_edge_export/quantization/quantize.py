@@ -6,7 +6,7 @@ import shutil
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 
-from neo_edge.bundle import Bundle
+from neo_edge.bundle import Bundle, require_sound_variant
 from neo_edge.bundle_update import BundleUpdate
 from neo_edge.manifest import Manifest, Variant
 from neo_edge.progress import progress
@@ -78,12 +78,14 @@ def quantize(
     Raises:
         QuantizationError: the bundle lacks what the recipe needs, or the variant loses more than its target.
         BundleError: the bundle cannot be updated, or has such a variant and `overwrite` is not set.
+        BundleCorruptError: files of the float variant are not those that the manifest names.
         CalibrationError: the activation statistics are damaged, or of another bundle.
     """
     source = float_source(bundle, recipe, options.source)
     name = checked_name(bundle, options.name or recipe.name, overwrite=options.overwrite)
     keeps = options.target_drop is not None
     statistics = statistics_for(bundle, recipe, options.calibration, needed=keeps)
+    require_sound_variant(bundle, source)
     graphs = open_graphs(bundle, source)
     products = [product for graph in graphs.values() for product in graph.products]
     rules = {product.name: recipe.rule(product.name) for product in products}
