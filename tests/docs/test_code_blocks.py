@@ -7,8 +7,8 @@ from pathlib import Path
 import pytest
 from doc_blocks import LANGUAGES, PAGES, Run, commands, languages, matches, parse, shell, skip_reasons
 
-# Downloads, commands that would start these tests again, and what needs cameras, ROS or a second program.
-SKIPPED = {"README.md": 2, "robots.md": 3}
+# Downloads, commands that would start these tests again, and what needs cameras, ROS, a Jetson or a second program.
+SKIPPED = {"README.md": 2, "jetson.md": 2, "offline-gpu.md": 4, "robots.md": 3}
 
 
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
