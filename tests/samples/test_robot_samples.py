@@ -204,3 +204,11 @@ def test_the_web_service_answers_and_says_what_is_wrong(model: neo_edge.Model, t
         server.shutdown()
         thread.join(30)
         server.server_close()
+
+
+def test_the_list_of_samples_has_each_of_them() -> None:
+    listed = re.findall(r"^\| `([\w/.]+)` \|", (SAMPLES / "README.md").read_text(), re.MULTILINE)
+    found = {path.name for path in SAMPLES.glob("*.py")} | {
+        f"{path.parent.name}/" for path in SAMPLES.glob("*/*.py")
+    }
+    assert sorted(listed) == sorted(found)
