@@ -9,7 +9,7 @@ import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal, cast
+from typing import Any, Literal, cast
 
 import numpy as np
 from check_bundles import CASES, GOLDEN, SHAPE, find_bundle, shape_checkpoint, write_bundle
@@ -295,6 +295,43 @@ def _engines(folder: Path, backend: Engines) -> Rows:
     yield from _guarded("parity", lambda: _parity(bundle, backend, "fp16-portable"))
     yield from _guarded("answer", lambda: _same_answer(bundle, backend, "fp16-portable", exact=False))
     yield from _guarded("nano", lambda: _scenes(folder, backend, "fp16-portable"))
+    yield from _guarded("frame on the GPU", lambda: _frame(folder, backend))
+
+
+def _frame(folder: Path, backend: Engines) -> tuple[Result, str]:
+    from neo_edge_calibration.scenes import make_question
+    from neo_edge_runtime.loading import load
+
+    question = make_question("count", seed=0, index=0)
+    with load(find_bundle(folder, "nano").root, backend=backend, variant="fp16-portable") as model:
+        image = np.asarray(question.images[0].convert("RGB"))
+        return frame_row(lambda picture: model.generate(question.prompt, [picture]).text, _gpu(), image)
+
+
+def frame_row(answer: Callable[[Any], str], device: Device, image: np.ndarray) -> tuple[Result, str]:
+    """The answer about a picture on the host and about the same one on the device."""
+    pinned = device.allocate_pinned(image.nbytes)
+    address = device.allocate(image.nbytes, "a frame")
+    pinned.array[:] = image.reshape(-1)
+    device.copy(address, pinned.address, image.nbytes)
+    device.synchronize()
+    expected, found = answer(image), answer(FrameOnDevice(address, image.shape))
+    if found != expected:
+        return "failed", f"answer {found!r} of the frame on the GPU, {expected!r} of the same on the host"
+    return "ok", f"same answer as from the host: {found!r}"
+
+
+class FrameOnDevice:
+    """[H, W, 3] uint8 at an address, as pycuda, cupy and torch describe theirs."""
+
+    def __init__(self, address: int, shape: tuple[int, ...]) -> None:
+        self.__cuda_array_interface__ = {
+            "data": (address, True),
+            "shape": shape,
+            "strides": None,
+            "typestr": "|u1",
+            "version": 3,
+        }
 
 
 def _bench(folder: Path, backend: str) -> Rows:

@@ -2,18 +2,31 @@
 
 from __future__ import annotations
 
+import ctypes
 import json
 from pathlib import Path
 
+import numpy as np
 import pytest
 from check_bundles import find_bundle, write_bundle
 from check_facts import MODULES, Facts, this_machine, why_not
-from check_parts import PARTS, _parity, _same_answer, _scenes, bench_rows, buffer_rows, graph_rows, run_part
+from check_parts import (
+    PARTS,
+    _parity,
+    _same_answer,
+    _scenes,
+    bench_rows,
+    buffer_rows,
+    frame_row,
+    graph_rows,
+    run_part,
+)
 from check_runner import Skip
 from gpu_check import main
 from host_device import HostDevice
 
 from neo_edge.bundle import open_bundle
+from neo_edge_runtime.device_frame import device_frame
 from neo_edge_runtime.nvidia_devices import NvidiaDevice, NvidiaDriver
 
 H100 = NvidiaDriver("580.10", "13.0", (NvidiaDevice("H100", 80 << 30, "9.0"),))
@@ -117,6 +130,23 @@ def test_a_device_without_compiler_or_graphs_says_so() -> None:
     assert rows[-1] == ("kernels of our own", "skipped", "NVRTC is not installed")
     (row,) = graph_rows(HostDevice(memory_bytes=64 << 20, captures=False))
     assert row == ("capture", "failed", "the driver captured no graph of a copy")
+
+
+def test_a_frame_on_the_device_is_the_one_on_the_host() -> None:
+    image = np.arange(4 * 6 * 3, dtype=np.uint8).reshape(4, 6, 3)
+    device = HostDevice(memory_bytes=1 << 20)
+
+    def look(picture: object) -> str:
+        if isinstance(picture, np.ndarray):
+            return str(picture.sum())
+        frame = device_frame(picture)
+        assert (frame.height, frame.width) == (4, 6)
+        there = (ctypes.c_uint8 * image.nbytes).from_address(frame.address)
+        return str(np.frombuffer(there, np.uint8).sum())
+
+    assert frame_row(look, device, image) == ("ok", f"same answer as from the host: '{image.sum()}'")
+    differs = iter(["a", "b"])
+    assert frame_row(lambda _: next(differs), device, image)[0] == "failed"
 
 
 @pytest.mark.parametrize("variant", ["fp32-portable", "fp16"])
