@@ -17,8 +17,9 @@ GPU_READY := .venv-gpu/.ready
 INPUTS := pyproject.toml constraints.txt
 TEST_ENVIRONMENT = OMP_NUM_THREADS=1 NEO_EDGE_ORT_123=$(CURDIR)/$(ORT_123) NEO_EDGE_OPTIMUM=$(CURDIR)/$(OPTIMUM)
 EVIDENCE := goldens batch_equality batch_cost cpu_speed prepacked_cache bundle_speed step_overhead export_scale full_2b nano_accuracy killed_updates quantize_scale quantized_accuracy outliers killed_exports engine_cases fuzz video_seeking video_preprocessing video_leaks live_equality live_window live_policies constrained_steps
+PEERS := quantizers llama_cpp
 
-.PHONY: gpu-check setup demo test engine-cases coverage check docs evidence bench clean
+.PHONY: gpu-check setup demo test engine-cases coverage check docs evidence bench peers clean
 
 setup: $(DEV_READY)
 
@@ -61,6 +62,10 @@ bench: $(DEV_READY)
 # Eight minutes at most. WHEELS=folder: from its wheels alone, in an environment of its own (docs/offline-gpu.md).
 gpu-check: $(if $(WHEELS),$(GPU_READY),$(DEV_READY))
 	$(if $(WHEELS),$(GPU),$(BIN))/python tests/gpu/gpu_check.py $(GPU_CHECK_ARGS)
+
+# Beside other people's programs, which get environments of their own: the first time takes 20 minutes and 2 GB.
+peers: $(DEV_READY)
+	$(BIN)/python tests/evidence/write_benchmarks.py --scripts benchmarks $(PEERS)
 
 clean:
 	rm -rf build dist out .coverage .hypothesis .mypy_cache .pytest_cache .ruff_cache

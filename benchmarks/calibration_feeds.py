@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from itertools import islice
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 import numpy.typing as npt
@@ -39,9 +39,9 @@ def write_feeds(bundle: Bundle, variant: str, count: int, folder: Path) -> None:
     backend = OrtBackend(bundle, variant, threads=1)
     try:
         for number, (vision, decoder) in enumerate(_feeds(bundle, variant, backend, count)):
-            np.savez(folder / f"vision-{number:03d}.npz", **vision)
+            np.savez(folder / f"vision-{number:03d}.npz", **cast("dict[str, Any]", vision))
             for part, feed in enumerate(decoder):
-                np.savez(folder / f"decoder-{number:03d}-{part}.npz", **feed)
+                np.savez(folder / f"decoder-{number:03d}-{part}.npz", **cast("dict[str, Any]", feed))
     finally:
         backend.close()
 

@@ -19,6 +19,8 @@ ENVIRONMENT = PeerEnvironment(
     variables={
         "CMAKE_ARGS": "-DGGML_NATIVE=ON -DLLAMA_BUILD_TESTS=OFF",
         "CMAKE_BUILD_PARALLEL_LEVEL": "1",
+        # gcc 12 takes half of what `ldtilecfg` reads for dead stores: llama.cpp then crashes where there is AMX.
+        "CXXFLAGS": "-fno-tree-dse -fno-dse",
     },
     note="once; builds llama.cpp from llama-cpp-python's sources for this processor: gcc, 15 minutes on one core",
 )
@@ -65,7 +67,15 @@ def make_files(folder: Path, widths: Widths, threads: int) -> dict[Format, Path]
     subprocess.run([python, "-I", HERE / "qwen3_gguf.py", source, widths.to_json()], check=True)
     for one in missing:
         half = found[one].with_suffix(".partial")
-        command = [python, "-I", HERE / "llama_worker.py", "quantize", source, half, one.kind]
+        command: list[str | Path] = [
+            python,
+            "-I",
+            HERE / "llama_worker.py",
+            "quantize",
+            source,
+            half,
+            one.kind,
+        ]
         subprocess.run(
             [*command, "pure" if one.pure else "mixed", str(threads)], stderr=subprocess.DEVNULL, check=True
         )

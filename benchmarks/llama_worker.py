@@ -9,6 +9,7 @@
 from __future__ import annotations
 
 import ctypes
+import importlib
 import json
 import sys
 from pathlib import Path
@@ -20,8 +21,7 @@ _DIFFERENT = 97  # ids that fill a cache; every vocabulary has as many
 
 def quantize(source: Path, target: Path, kind: str, *, pure: bool, threads: int) -> None:
     """Writes `target` in a type such as `Q4_0`; pure: the head in that type too, where the default is a finer one."""
-    import llama_cpp
-
+    llama_cpp = _library()
     llama_cpp.llama_backend_init()
     parameters = llama_cpp.llama_model_quantize_default_params()
     parameters.ftype = getattr(llama_cpp, f"LLAMA_FTYPE_MOSTLY_{kind}")
@@ -35,9 +35,8 @@ class Model:
     """A loaded file and one sequence."""
 
     def __init__(self, path: Path, threads: int, context: int) -> None:
-        import llama_cpp
-
-        self._lib: Any = llama_cpp
+        llama_cpp = _library()
+        self._lib = llama_cpp
         self._log = llama_cpp.llama_log_callback(_drop)  # kept: the library holds only its address
         llama_cpp.llama_log_set(self._log, ctypes.c_void_p(0))
         llama_cpp.llama_backend_init()
@@ -88,6 +87,11 @@ def serve(path: Path, threads: int, context: int) -> None:
         else:
             model.append(request["tokens"], request["start"])
         print("{}", flush=True)
+
+
+def _library() -> Any:
+    """The peer's bindings, which have no types; the script of that name beside this one is not meant."""
+    return importlib.import_module("llama_cpp")
 
 
 def _drop(level: int, text: bytes, _: object) -> None:

@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import json
-import shutil
 import subprocess
 from collections.abc import Sequence
 from functools import partial
 from pathlib import Path
 
+import onnx
 from ort_peers import PARTS, Job, Peer, products
 from peer_environment import PeerEnvironment
 
@@ -50,7 +50,7 @@ def run(job: Job, *, mode: str, method: str, block_size: int = 0) -> None:
     for part in PARTS:
         graph, target = job.graphs[part], job.targets[part]
         if mode == "int4" and part == "vision":
-            shutil.copyfile(graph, target)
+            onnx.save(onnx.load(graph), target)
             continue
         feeds = [str(path) for path in sorted(job.feeds.glob(f"{part}-*.npz"))]
         body = set(products(graph, head=False))

@@ -7,6 +7,7 @@ The job has `source`, `target`, `feeds` (npz files), `mode` (int8 or int4), `met
 
 from __future__ import annotations
 
+import importlib
 import json
 import sys
 from pathlib import Path
@@ -41,10 +42,8 @@ class Reader:
 
 def main(job: dict[str, Any]) -> None:
     """Quantizes one graph."""
-    from modelopt.onnx.quantization import quantize
-    from onnxruntime.quantization.calibrate import CalibrationDataReader
-
-    CalibrationDataReader.register(Reader)
+    quantize = importlib.import_module("modelopt.onnx.quantization").quantize
+    importlib.import_module("onnxruntime.quantization.calibrate").CalibrationDataReader.register(Reader)
     options: dict[str, Any] = {}
     if job["mode"] == "int8":
         options = {

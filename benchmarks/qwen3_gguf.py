@@ -8,6 +8,7 @@ depend on them. There is no tokenizer: ids go in.
 
 from __future__ import annotations
 
+import importlib
 import json
 import sys
 from collections.abc import Iterator
@@ -77,8 +78,7 @@ def product_shapes(widths: Widths) -> Iterator[tuple[int, int, bool]]:
 
 def write_gguf(path: Path, widths: Widths, context: int) -> None:
     """Writes the file; a tensor at a time."""
-    import gguf
-
+    gguf = importlib.import_module("gguf")  # in the peer's environment alone
     writer = gguf.GGUFWriter(path, "qwen3", use_temp_file=True)
     writer.add_context_length(context)
     writer.add_embedding_length(widths.hidden)

@@ -27,8 +27,12 @@ def main(
 ) -> int:
     """Runs the scripts one after another; 1 when one of them fails or misses (what it printed is written, too)."""
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("names", nargs="+", metavar="NAME", help="of a script beside this one, without .py")
-    names = parser.parse_args(argv).names
+    parser.add_argument("names", nargs="+", metavar="NAME", help="of a script, without .py")
+    parser.add_argument(
+        "--scripts", type=Path, default=scripts, help="where they are (default: beside this one)"
+    )
+    args = parser.parse_args(argv)
+    names, scripts = args.names, args.scripts
     unknown = [name for name in names if not (scripts / f"{name}.py").is_file()]
     if unknown:
         parser.error(f"there is no script {', '.join(unknown)} in {scripts}")
@@ -44,16 +48,26 @@ def main(
             missed.append(name)
         # After each script, since later ones may take an hour. A traceback leaves no output.
         if ran.stdout:
-            written = section(name, ran.stdout, device, date.today(), failed=bool(ran.returncode))
+            written = section(
+                name, ran.stdout, device, date.today(), failed=bool(ran.returncode), folder=_shown(scripts)
+            )
             page.write_text(placed(page.read_text(encoding="utf-8"), name, written), encoding="utf-8")
     print(f"missed: {' '.join(missed)}" if missed else f"wrote {page}")
     return 1 if missed else 0
 
 
-def section(name: str, output: str, device: Sequence[str], day: date, *, failed: bool = False) -> str:
+def section(
+    name: str,
+    output: str,
+    device: Sequence[str],
+    day: date,
+    *,
+    failed: bool = False,
+    folder: str = "tests/evidence",
+) -> str:
     """What stands between a script's marks: command, date and device, then its output."""
     missed = " **Something missed its aim or failed.**" if failed else ""
-    head = f"`python tests/evidence/{name}.py`, {day.isoformat()}. {device[0]}; {device[1]}.{missed}"
+    head = f"`python {folder}/{name}.py`, {day.isoformat()}. {device[0]}; {device[1]}.{missed}"
     lines = [line.rstrip() for line in output.splitlines() if line not in device]
     return "\n\n".join([head, *_blocks(lines)])
 
@@ -66,6 +80,12 @@ def placed(page: str, name: str, text: str) -> str:
     if found.search(page):
         return found.sub(lambda _: whole, page, count=1)
     return f"{page.rstrip()}\n\n## {name.replace('_', ' ').capitalize()}\n\n{whole}\n"
+
+
+def _shown(scripts: Path) -> str:
+    """The folder as a reader in the repository calls it."""
+    folder = scripts.resolve()
+    return folder.relative_to(ROOT).as_posix() if folder.is_relative_to(ROOT) else folder.name
 
 
 def _blocks(lines: Sequence[str]) -> list[str]:
