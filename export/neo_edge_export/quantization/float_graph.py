@@ -10,9 +10,9 @@ from typing import Literal
 import numpy as np
 import numpy.typing as npt
 import onnx_ir as ir
-from google.protobuf.message import DecodeError
 
 from neo_edge.errors import QuantizationError
+from neo_edge.extras import require
 
 Part = Literal["decoder", "vision"]
 Matrix = npt.NDArray[np.float32]
@@ -48,9 +48,10 @@ class FloatGraph:
             QuantizationError: it is no graph, or holds no products with stored weights, or some that are not float.
         """
         self.path, self.part = path, part
+        protobuf = require("google.protobuf.message", extra="export")  # untyped
         try:
             self.model = ir.load(path)
-        except DecodeError as error:
+        except protobuf.DecodeError as error:
             raise QuantizationError(
                 f"{path} cannot be read as a graph ({error}): copy or export it again"
             ) from error
