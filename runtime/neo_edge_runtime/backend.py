@@ -14,6 +14,8 @@ if TYPE_CHECKING:
     import numpy.typing as npt
 
     from neo_edge.config import ModelConfig
+    from neo_edge.patch_grid import PatchGrid
+    from neo_edge_runtime.device_frame import DeviceFrame
     from neo_edge_runtime.token_table import TokenTable
 
 Ops = Literal["modern", "portable"]
@@ -113,6 +115,15 @@ class ChoosingState(DecoderState, Protocol):
 
     def run_likeliest(self, inputs: DecoderInputs) -> Likeliest:
         """As `run`."""
+        ...
+
+
+@runtime_checkable
+class FrameBackend(Protocol):
+    """What a backend has beside `Backend` when it takes frames that lie on its device."""
+
+    def encode_frame(self, frame: DeviceFrame, grid: PatchGrid) -> npt.NDArray[np.generic]:
+        """Resizes, normalizes and encodes a frame there -> [visual tokens, hidden]."""
         ...
 
 

@@ -21,6 +21,7 @@ import numpy as np
 from PIL import Image, ImageOps, UnidentifiedImageError
 
 from neo_edge.errors import ImageError
+from neo_edge_runtime.device_frame import CudaArray, DlpackArray, is_on_device
 
 if TYPE_CHECKING:
     import numpy.typing as npt
@@ -71,6 +72,8 @@ ImageSource = Union[
     BinaryReader,
     Image.Image,
     "npt.NDArray[np.generic]",
+    CudaArray,  # only where the model runs on that GPU
+    DlpackArray,
 ]
 
 
@@ -118,10 +121,11 @@ def is_one_image(value: object) -> bool:
     """Whether this is what `load_image` takes and not a list of it; a path is a sequence of letters, too."""
     if isinstance(value, np.ndarray):
         return value.ndim < 4
-    return isinstance(value, str | os.PathLike | bytes | bytearray | memoryview | BinaryReader | Image.Image)
+    known = isinstance(value, str | os.PathLike | bytes | bytearray | memoryview | BinaryReader | Image.Image)
+    return known or is_on_device(value)
 
 
-def _decode(source: str | os.PathLike[str] | bytes | bytearray | memoryview | BinaryReader) -> Image.Image:
+def _decode(source: object) -> Image.Image:
     name, data = _read(source)
     if not data:
         raise ImageError(f"{name} is empty: give the whole picture file")
@@ -155,15 +159,18 @@ def _reason(error: Exception) -> str:
     return "its format is unknown" if isinstance(error, UnidentifiedImageError) else str(error)
 
 
-def _read(
-    source: str | os.PathLike[str] | bytes | bytearray | memoryview | BinaryReader,
-) -> tuple[str, bytes]:
+def _read(source: object) -> tuple[str, bytes]:
     if isinstance(source, bytes | bytearray | memoryview):
         return "the image data", bytes(source)
     if isinstance(source, str | os.PathLike):
         return str(source), _read_file(Path(source))
     if isinstance(source, BinaryReader):
         return "the image file object", _read_file_object(source)
+    if is_on_device(source):
+        raise ImageError(
+            f"the {type(source).__name__} lies on a GPU, and this model runs elsewhere: copy it to the host, or load "
+            "the model with backend='tensorrt'"
+        )
     raise ImageError(
         f"an image is a path, bytes, a binary file, a PIL image or a numpy array; this one is {type(source).__name__}"
     )

@@ -14,6 +14,7 @@ from neo_edge.errors import (
     TokenizerError,
 )
 from neo_edge.protocols import InferenceProtocol, get_protocol
+from neo_edge_runtime.backend import Backend, FrameBackend
 from neo_edge_runtime.batch_generation import BatchStream, OnError, require_memory
 from neo_edge_runtime.batch_request import Request
 from neo_edge_runtime.batch_session import DEFAULT_BATCH_SIZE, BatchSession
@@ -39,7 +40,6 @@ if TYPE_CHECKING:
     from neo_edge.options import SamplingOptions
     from neo_edge.tokenizer import Tokenizer
     from neo_edge.tokens import SpecialTokens
-    from neo_edge_runtime.backend import Backend
     from neo_edge_runtime.constraints import Constraint
     from neo_edge_runtime.image_input import ImageSource
     from neo_edge_runtime.live.session import LiveSession, Policy
@@ -80,6 +80,7 @@ class Model:
             upstream_image_rules=upstream_image_rules,
             frame_limits=_pixel_limits(preset, config, max_pixels, max_visual_tokens, frame=True),
             video_limits=video_limits or VideoLimits(),
+            frames_on_device=isinstance(backend, FrameBackend),
         )
         self._closed = False
 
@@ -368,9 +369,7 @@ class Model:
         self, name: str, asked: Request, options: SamplingOptions | None, started: float
     ) -> PreparedRequest:
         try:
-            return self._prepare(
-                asked if asked.options is not None else replace(asked, options=options), started
-            )
+            return self._prepare(replace(asked, options=asked.options or options), started)
         except (InputError, TokenizerError, ContextOverflowError, MemoryBudgetError) as error:
             raise type(error)(f"{name}: {error}") from error
 

@@ -23,6 +23,7 @@ if TYPE_CHECKING:
     import numpy.typing as npt
 
     from neo_edge.config import VisionConfig
+    from neo_edge_runtime.device_frame import DeviceFrame
 
 MEAN = np.array([0.485, 0.456, 0.406], np.float32)  # ImageNet's, per RGB channel, as upstream
 STD = np.array([0.229, 0.224, 0.225], np.float32)
@@ -55,6 +56,7 @@ class SizedImage:
 
     pixels: npt.NDArray[np.uint8]  # [H, W, 3] RGB; a view of three planes, which are quicker to cut
     grid: PatchGrid
+    frame: DeviceFrame | None = None  # on a GPU, where it is resized and cut; `pixels` is empty then
 
 
 def target_size(image_size: tuple[int, int], config: VisionConfig, limits: PixelLimits) -> tuple[int, int]:
@@ -92,6 +94,13 @@ def size_image(image: Image.Image, config: VisionConfig, limits: PixelLimits) ->
     return SizedImage(
         _pixels(resized), PatchGrid(rows=size[1] // config.patch_size, cols=size[0] // config.patch_size)
     )
+
+
+def size_frame(frame: DeviceFrame, config: VisionConfig, limits: PixelLimits) -> SizedImage:
+    """A frame that stays on its GPU, with the size that it will be resized to; raises `ImageError` as `target_size`."""
+    width, height = target_size((frame.width, frame.height), config, limits)
+    grid = PatchGrid(rows=height // config.patch_size, cols=width // config.patch_size)
+    return SizedImage(np.empty((0, 0, 3), np.uint8), grid, frame)
 
 
 def pack_pixels(

@@ -15,8 +15,9 @@ from neo_edge.media_places import FrameTimes, place_media
 from neo_edge.prompt import Message, encode_chat, encode_followup, place_frames
 from neo_edge.tokens import SpecialTokens
 from neo_edge_runtime.constraint_matching import ConstraintCompiler
+from neo_edge_runtime.device_frame import device_frame, is_on_device
 from neo_edge_runtime.image_input import is_one_image, load_image
-from neo_edge_runtime.preprocessing import PixelLimits, size_image
+from neo_edge_runtime.preprocessing import PixelLimits, size_frame, size_image
 from neo_edge_runtime.video import Frame, Video
 from neo_edge_runtime.video_limits import VideoLimits
 
@@ -72,6 +73,7 @@ class PromptAssembly:
     upstream_image_rules: bool  # see `load_image`
     frame_limits: PixelLimits | None = None  # of a video's frame; None: as an image
     video_limits: VideoLimits = field(default_factory=VideoLimits)
+    frames_on_device: bool = False  # whether the backend takes frames that lie on its device
 
     @cached_property
     def constraints(self) -> ConstraintCompiler:
@@ -173,7 +175,7 @@ class PromptAssembly:
 
     def size_frame(self, image: ImageSource) -> SizedImage:
         """Loads and resizes a frame; raises `ImageError`."""
-        return self._fit_frame(load_image(image, upstream_rules=self.upstream_image_rules))
+        return self._load(image, self.frame_limits or self.limits)
 
     def _fit_frame(self, image: Image.Image) -> SizedImage:
         return size_image(image, self.config.vision, self.frame_limits or self.limits)
@@ -184,8 +186,14 @@ class PromptAssembly:
             raise InputError(f"images is one {type(images).__name__}; pass a list, such as images=[picture]")
         if not isinstance(images, Iterable):
             raise InputError(f"images is {images!r}; pass a list of pictures, empty for none")
-        loaded = (load_image(image, upstream_rules=self.upstream_image_rules) for image in images)
-        return [size_image(image, self.config.vision, self.limits) for image in loaded]
+        return [self._load(image, self.limits) for image in images]
+
+    def _load(self, image: ImageSource, limits: PixelLimits) -> SizedImage:
+        if self.frames_on_device and is_on_device(image):
+            return size_frame(device_frame(image), self.config.vision, limits)
+        return size_image(
+            load_image(image, upstream_rules=self.upstream_image_rules), self.config.vision, limits
+        )
 
     def first(self, text: str, images: Sequence[SizedImage], system: str | None) -> list[int]:
         """Ids of a conversation's first question; `system` None is the protocol's."""

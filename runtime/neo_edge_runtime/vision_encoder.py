@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from neo_edge.patch_grid import packed_patch_xy
+from neo_edge_runtime.backend import FrameBackend
 from neo_edge_runtime.memory import MemoryNeed, vision_need
 from neo_edge_runtime.preprocessing import pack_pixels
 
@@ -30,6 +31,12 @@ def encode_images(backend: Backend, images: Sequence[SizedImage]) -> npt.NDArray
     )
     done = 0
     for group in _groups(images):
+        if group[0].frame is not None:
+            assert isinstance(backend, FrameBackend)  # else no prompt holds such a frame
+            encoded = backend.encode_frame(group[0].frame, group[0].grid)
+            tokens[done : done + len(encoded)] = encoded
+            done += len(encoded)
+            continue
         grids = [image.grid for image in group]
         patches = np.empty((sum(grid.patches for grid in grids), traits.config.vision.patch_dim), np.float32)
         start = 0
@@ -56,7 +63,8 @@ def _groups(images: Sequence[SizedImage]) -> Iterator[list[SizedImage]]:
     group: list[SizedImage] = []
     patches = 0
     for image in images:
-        if group and patches + image.grid.patches > _CALL_PATCHES:
+        alone = image.frame is not None or (bool(group) and group[-1].frame is not None)
+        if group and (alone or patches + image.grid.patches > _CALL_PATCHES):
             yield group
             group, patches = [], 0
         group.append(image)

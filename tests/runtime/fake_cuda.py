@@ -37,6 +37,7 @@ class FakeCuda:
     CUmemorytype = SimpleNamespace(CU_MEMORYTYPE_DEVICE=2)
     CUstream_flags = SimpleNamespace(CU_STREAM_NON_BLOCKING=1)
     CUstreamCaptureMode = SimpleNamespace(CU_STREAM_CAPTURE_MODE_THREAD_LOCAL=1)
+    CUpointer_attribute = SimpleNamespace(CU_POINTER_ATTRIBUTE_DEVICE_ORDINAL=9)
     CUdevice_attribute = SimpleNamespace(
         CU_DEVICE_ATTRIBUTE_COMPUTE_CAPABILITY_MAJOR=75, CU_DEVICE_ATTRIBUTE_COMPUTE_CAPABILITY_MINOR=76
     )
@@ -104,6 +105,11 @@ class FakeCuda:
         return OK
 
     do_cuMemFreeHost = do_cuMemFree  # noqa: N815
+
+    def do_cuPointerGetAttribute(self, attribute: int, address: int) -> tuple[Any, ...]:  # noqa: N802
+        assert attribute == 9
+        known = any(start <= address < start + len(block) for start, block in self.memory.items())
+        return (*OK, 0) if known else (CUresult.CUDA_ERROR_ILLEGAL_ADDRESS, None)
 
     def do_cuMemsetD8Async(self, address: int, value: int, count: int, stream: int) -> tuple[Any, ...]:  # noqa: N802
         return self._queued(stream, lambda: ctypes.memset(address, value, count))

@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 import numpy as np
 
 from neo_edge.errors import BackendError, MemoryBudgetError
+from neo_edge_runtime.device_frame import DeviceFrame
 from neo_edge_runtime.tensorrt.device import Graph, Kernels, Location, PinnedMemory, Rows, Tensor
 
 Work = Callable[[], None]
@@ -34,6 +35,7 @@ class HostDevice:
         self.free_memory = memory_bytes
         self.allocated: dict[Location, dict[int, np.ndarray]] = {"device": {}, "host": {}}
         self.launches = 0  # of graphs
+        self.waited = 0  # for others
         self.queued = 0  # pieces of work outside graphs
         self.copied_back = 0  # bytes from the device to the host
         self._kernels = HostKernels(self) if has_kernels else None
@@ -95,6 +97,13 @@ class HostDevice:
                 there[...] = self.view(source.address + row * source.pitch, width_bytes, "device")
 
         self.queue(run)
+
+    def holds(self, address: int) -> bool:
+        return any(start <= address < start + len(block) for start, block in self.allocated["device"].items())
+
+    def wait_for_others(self) -> None:
+        self.waited += 1
+        self._run_queue()
 
     def capture(self, work: Work) -> Graph | None:
         self._run_queue()
@@ -213,3 +222,47 @@ class HostKernels:
             self._device.array(found)[...] = np.stack([rows.argmax(1), np.isfinite(rows).all(1)], axis=1)
 
         self._device.queue(run)
+
+    def pack_frame(
+        self,
+        frame: DeviceFrame,
+        columns: Tensor,
+        rows: Tensor,
+        normalization: Tensor,
+        narrowed: Tensor,
+        patches: Tensor,
+        *,
+        patch_size: int,
+        merge_size: int,
+    ) -> None:
+        def run() -> None:
+            span = sum(
+                stride * (size - 1)
+                for stride, size in zip(frame.strides, (frame.height, frame.width, 3), strict=True)
+            )
+            pixels = np.lib.stride_tricks.as_strided(
+                self._device.view(frame.address, span + 1, "device"),
+                (frame.height, frame.width, 3),
+                frame.strides,
+            )
+            across = self._device.array(narrowed)
+            across[...] = _weighted(pixels.transpose(1, 0, 2), self._device.array(columns)).transpose(1, 0, 2)
+            resized = _weighted(across, self._device.array(rows))
+            mean, std = self._device.array(normalization)
+            numbers = (resized / np.float32(255) - mean) / std
+            cut = [size // patch_size // merge_size for size in numbers.shape[:2]]
+            blocks = numbers.reshape(cut[0], merge_size, patch_size, cut[1], merge_size, patch_size, 3)
+            there = self._device.array(patches)
+            there[...] = blocks.transpose(0, 3, 1, 4, 6, 2, 5).reshape(there.shape)
+
+        self._device.queue(run)
+
+
+def _weighted(lines: np.ndarray, table: np.ndarray) -> np.ndarray:
+    """[N, M, 3] uint8 -> [len(table), M, 3], each a sum of lines with weights of 22 fractional bits."""
+    found = np.empty((len(table), *lines.shape[1:]), np.uint8)
+    for place, (first, count, *weights) in enumerate(table.tolist()):
+        taken = lines[first : first + count].astype(np.int64)
+        total = np.tensordot(np.array(weights[:count]), taken, 1) + (1 << 21)
+        found[place] = np.clip(total >> 22, 0, 255)
+    return found

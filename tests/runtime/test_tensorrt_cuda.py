@@ -146,6 +146,16 @@ def test_without_the_driver_or_its_python_package_the_cure_is_named() -> None:
         CudaDriver("tensorrt-rtx", missing)
 
 
+def test_it_is_known_which_memory_is_the_devices(fake: FakeCuda) -> None:
+    first, second = open_device(FakeCuda(devices=2), 0), open_device(fake)
+    memory = second.allocate(8, "a test")
+    assert second.holds(memory + 3)
+    assert not second.holds(8)
+    assert not first.holds(memory)
+    second.wait_for_others()
+    assert fake.called[-1] == "cuCtxSynchronize"
+
+
 def test_closing_gives_the_stream_and_the_context_back_once(fake: FakeCuda, device: CudaDevice) -> None:
     memory = device.allocate(2, "a test")
     device.close()
@@ -192,6 +202,8 @@ def test_the_programs_compile_for_every_gpu_that_engines_are_for(compute_capabil
     assert image.startswith(b"\x7fELF")
     assert b"append" in image
     assert b"likeliest" in image
+    assert b"narrow" in image
+    assert b"pack" in image
 
 
 def test_the_fake_has_the_real_packages_functions_only() -> None:

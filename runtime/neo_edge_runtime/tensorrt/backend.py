@@ -25,6 +25,8 @@ if TYPE_CHECKING:
 
     from neo_edge.bundle import Bundle
     from neo_edge.engines import EngineBackend, EngineKey, EnginePart, EngineSet
+    from neo_edge.patch_grid import PatchGrid
+    from neo_edge_runtime.device_frame import DeviceFrame
     from neo_edge_runtime.tensorrt.device import Device
     from neo_edge_runtime.tensorrt.engine import Engine
     from neo_edge_runtime.tensorrt.installed import Installed
@@ -160,6 +162,11 @@ class TensorRtBackend:
         """[P, 768] float32 and [P, 2] int32 -> [P/4, hidden]; no patches give no tokens."""
         with self._decoder.alone():
             return self._vision.encode(patches, patch_xy)
+
+    def encode_frame(self, frame: DeviceFrame, grid: PatchGrid) -> npt.NDArray[np.generic]:
+        """A frame on the device, resized to a grid there -> [visual tokens, hidden]."""
+        with self._decoder.alone():
+            return self._vision.encode_frame(frame, grid)
 
     def new_state(self, *, batch: int, capacity: int) -> TrtDecoderState:
         """Empty caches on the device."""

@@ -36,7 +36,7 @@ class CudaDevice:
         count = cuda.call("cuDeviceGetCount")
         if not 0 <= index < count:
             raise BackendError(f"there is no GPU {index}: the driver finds {count}, from 0 on")
-        self._device = cuda.call("cuDeviceGet", index)
+        self._index, self._device = index, cuda.call("cuDeviceGet", index)
         name = cuda.call("cuDeviceGetName", 96, self._device)
         self.name = name.rstrip(b"\0").decode("utf-8", "replace")
         attributes = cuda.names.CUdevice_attribute
@@ -121,6 +121,18 @@ class CudaDevice:
         plan.dstDevice, plan.dstPitch = target.address, target.pitch
         plan.WidthInBytes, plan.Height = width_bytes, rows
         self._cuda.call("cuMemcpy2DAsync", plan, self._stream)
+
+    def holds(self, address: int) -> bool:
+        """Whether an address that somebody else allocated is memory of this device."""
+        attribute = self._cuda.names.CUpointer_attribute.CU_POINTER_ATTRIBUTE_DEVICE_ORDINAL
+        try:
+            return bool(self._cuda.call("cuPointerGetAttribute", attribute, address) == self._index)
+        except BackendError:  # not CUDA's memory at all
+            return False
+
+    def wait_for_others(self) -> None:
+        """Waits for all work on the device."""
+        self._cuda.call("cuCtxSynchronize")
 
     def capture(self, work: Callable[[], None]) -> Graph | None:
         """What `work` queues, as a graph; None when something of it cannot be captured."""

@@ -9,12 +9,14 @@ from neo_edge.errors import BackendError, MissingExtraError
 from neo_edge.extras import require
 
 if TYPE_CHECKING:
+    from neo_edge_runtime.device_frame import DeviceFrame
     from neo_edge_runtime.tensorrt.cuda_driver import CudaDriver
     from neo_edge_runtime.tensorrt.device import Tensor
 
 _COPY_THREADS = 64  # words of one token's row of a cache: 128 (fp16, 2d = 256), or 64
 _SEARCH_THREADS = 1024
-_POINTER, _INT = ctypes.c_void_p, ctypes.c_int
+_PIXEL_THREADS = 256
+_POINTER, _INT, _LONG = ctypes.c_void_p, ctypes.c_int, ctypes.c_longlong
 
 SOURCE = r"""
 // One block a new row [width] of one cache: blockIdx.x = (batch, head, token), blockIdx.y = tensor.
@@ -65,6 +67,44 @@ extern "C" __global__ void likeliest(const float* logits, int* found, int vocab)
     found[2 * blockIdx.x + 1] = finite;
   }
 }
+
+// Weights of 22 fractional bits, as in bicubic.py; entry = {first, count, weights...}.
+__device__ unsigned char weighted(const unsigned char* pixels, long long stride, const int* entry) {
+  int sum = 1 << 21;
+  const unsigned char* pixel = pixels + entry[0] * stride;
+  for (int i = 0; i < entry[1]; ++i, pixel += stride) sum += entry[2 + i] * *pixel;
+  sum >>= 22;
+  return sum < 0 ? 0 : sum > 255 ? 255 : sum;
+}
+
+// One thread a number of the frame [height, width, 3] at its new width.
+extern "C" __global__ void narrow(const unsigned char* frame, long long row_stride, long long column_stride,
+                                  long long channel_stride, const int* table, int entry_size,
+                                  unsigned char* narrowed, int height, int width) {
+  const long long i = (long long)blockIdx.x * blockDim.x + threadIdx.x;
+  if (i >= (long long)height * width * 3) return;
+  const int channel = i % 3, x = i / 3 % width, y = i / 3 / width;
+  const unsigned char* line = frame + y * row_stride + channel * channel_stride;
+  narrowed[i] = weighted(line, column_stride, table + (long long)x * entry_size);
+}
+
+// One thread a number of the picture [height, width, 3] at its new size; its place is that of the packed patches.
+extern "C" __global__ void pack(const unsigned char* narrowed, const int* table, int entry_size,
+                                const float* normalization, float* patches, int height, int width,
+                                int patch_size, int merge_size) {
+  const long long i = (long long)blockIdx.x * blockDim.x + threadIdx.x;
+  if (i >= (long long)height * width * 3) return;
+  const int channel = i % 3, x = i / 3 % width, y = i / 3 / width;
+  const unsigned char* column = narrowed + 3 * x + channel;
+  const float value = weighted(column, 3LL * width, table + (long long)y * entry_size);
+  const int row = y / patch_size, col = x / patch_size, cols = width / patch_size / merge_size;
+  const long long token = (long long)(row / merge_size) * cols + col / merge_size;
+  const long long patch = (token * merge_size + row % merge_size) * merge_size + col % merge_size;
+  const long long place = ((patch * 3 + channel) * patch_size + y % patch_size) * patch_size + x % patch_size;
+  // Each operation rounded by itself, as numpy does it.
+  const float shifted = __fsub_rn(__fdiv_rn(value, 255.0f), normalization[channel]);
+  patches[place] = __fdiv_rn(shifted, normalization[3 + channel]);
+}
 """
 
 
@@ -111,6 +151,8 @@ class CudaKernels:
         self._module = cuda.call("cuModuleLoadData", image)
         self._append = cuda.call("cuModuleGetFunction", self._module, b"append")
         self._likeliest = cuda.call("cuModuleGetFunction", self._module, b"likeliest")
+        self._narrow = cuda.call("cuModuleGetFunction", self._module, b"narrow")
+        self._pack = cuda.call("cuModuleGetFunction", self._module, b"pack")
 
     def append(
         self,
@@ -134,6 +176,41 @@ class CudaKernels:
         values = logits.address, found.address, vocab
         self._launch(self._likeliest, (rows, 1), _SEARCH_THREADS, values, (_POINTER, _POINTER, _INT))
 
+    def pack_frame(
+        self,
+        frame: DeviceFrame,
+        columns: Tensor,
+        rows: Tensor,
+        normalization: Tensor,
+        narrowed: Tensor,
+        patches: Tensor,
+        *,
+        patch_size: int,
+        merge_size: int,
+    ) -> None:
+        """Resizes, normalizes and cuts a frame."""
+        width, height = columns.shape[0], rows.shape[0]
+        self._launch(
+            self._narrow,
+            (_blocks(frame.height * width * 3), 1),
+            _PIXEL_THREADS,
+            (
+                *(frame.address, *frame.strides, columns.address, columns.shape[1]),
+                *(narrowed.address, frame.height, width),
+            ),
+            (_POINTER, _LONG, _LONG, _LONG, _POINTER, _INT, _POINTER, _INT, _INT),
+        )
+        self._launch(
+            self._pack,
+            (_blocks(height * width * 3), 1),
+            _PIXEL_THREADS,
+            (
+                *(narrowed.address, rows.address, rows.shape[1], normalization.address, patches.address),
+                *(height, width, patch_size, merge_size),
+            ),
+            (_POINTER, _POINTER, _INT, _POINTER, _POINTER, _INT, _INT, _INT, _INT),
+        )
+
     def close(self) -> None:
         """Gives the code back."""
         self._cuda.call("cuModuleUnload", self._module)
@@ -149,3 +226,7 @@ class CudaKernels:
         self._cuda.call(
             "cuLaunchKernel", function, *grid, 1, threads, 1, 1, 0, self._stream, (values, types), 0
         )
+
+
+def _blocks(numbers: int) -> int:
+    return -(-numbers // _PIXEL_THREADS)

@@ -16,6 +16,8 @@ import numpy as np
 if TYPE_CHECKING:
     import numpy.typing as npt
 
+    from neo_edge_runtime.device_frame import DeviceFrame
+
 Location = Literal["device", "host"]
 
 
@@ -99,6 +101,32 @@ class Kernels(Protocol):
         """
         ...
 
+    def pack_frame(
+        self,
+        frame: DeviceFrame,
+        columns: Tensor,
+        rows: Tensor,
+        normalization: Tensor,
+        narrowed: Tensor,
+        patches: Tensor,
+        *,
+        patch_size: int,
+        merge_size: int,
+    ) -> None:
+        """Resizes a frame as Pillow does, normalizes it and cuts it into packed patches.
+
+        Args:
+            frame: on the device.
+            columns: `bicubic_table` of the widths, on the device.
+            rows: that of the heights.
+            normalization: [2, 3] float32: mean and standard deviation of the channels.
+            narrowed: [frame's height, new width, 3] uint8 to work in.
+            patches: [P, 3 * patch_size * patch_size] float32.
+            patch_size: pixels along a patch.
+            merge_size: patches along a visual token.
+        """
+        ...
+
 
 class Device(Protocol):
     """One GPU and one stream on it. Calls come from one thread at a time; `activate` goes before them."""
@@ -157,6 +185,14 @@ class Device(Protocol):
 
     def copy_rows(self, target: Rows, source: Rows, *, width_bytes: int, rows: int) -> None:
         """Queues a copy of `rows` pieces of `width_bytes` within the device."""
+        ...
+
+    def holds(self, address: int) -> bool:
+        """Whether an address that somebody else allocated is memory of this device."""
+        ...
+
+    def wait_for_others(self) -> None:
+        """Waits for all work on the device, on whatever stream: what others wrote is there then."""
         ...
 
     def capture(self, work: Callable[[], None]) -> Graph | None:

@@ -7,7 +7,10 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from neo_edge.errors import InputError
+from neo_edge.errors import BackendError, ImageError, InputError
+from neo_edge.patch_grid import packed_patch_xy
+from neo_edge_runtime.bicubic import bicubic_table
+from neo_edge_runtime.preprocessing import MEAN, STD
 from neo_edge_runtime.tensorrt.buffers import Buffers, PackedArrays
 from neo_edge_runtime.tensorrt.engine import Port, bind, require_ports
 
@@ -15,6 +18,8 @@ if TYPE_CHECKING:
     import numpy.typing as npt
 
     from neo_edge.config import ModelConfig
+    from neo_edge.patch_grid import PatchGrid
+    from neo_edge_runtime.device_frame import DeviceFrame
     from neo_edge_runtime.tensorrt.device import Device, Tensor
     from neo_edge_runtime.tensorrt.engine import Context, Engine
 
@@ -74,6 +79,54 @@ class TrtVision:
                 packed.tensors["patches"], patch_xy[span]
             )
         return tokens
+
+    def encode_frame(self, frame: DeviceFrame, grid: PatchGrid) -> npt.NDArray[np.generic]:
+        """A frame on the device, resized to a grid there -> [visual tokens, hidden].
+
+        Raises:
+            ImageError: the frame does not lie on this device, or gives more patches than the engine takes at once.
+            BackendError: there are no programs of ours here to resize it.
+        """
+        device, kernels, vision = self._device, self._device.kernels, self._config.vision
+        if kernels is None:
+            raise BackendError(
+                "a frame on the GPU is resized by a program that NVRTC compiles, and NVRTC is not there: install "
+                "nvidia-cuda-nvrtc or the CUDA toolkit, or pass the frame from the host"
+            )
+        if not device.holds(frame.address):
+            raise ImageError(
+                f"the frame does not lie on {device.name}, where the model runs: copy it there, or pass it from the "
+                "host"
+            )
+        if grid.patches > self._most:
+            raise ImageError(
+                f"the frame gives {grid.patches} patches and the vision engine takes {self._most} at once: pass "
+                "max_pixels, or build engines with a larger --max-chunk (neo-edge build)"
+            )
+        height, width = grid.rows * vision.patch_size, grid.cols * vision.patch_size
+        host = {
+            "columns": bicubic_table(frame.width, width),
+            "rows": bicubic_table(frame.height, height),
+            "normalization": np.stack([MEAN, STD]),
+        }
+        tables = self._arrays(
+            "resizing", **{name: (table.shape, table.dtype) for name, table in host.items()}
+        )
+        for name, table in host.items():
+            tables.host[name][...] = table
+        narrowed = self.buffers.tensor("narrowed_frame", (frame.height, width, 3), _BYTES)
+        patches = self.buffers.tensor("packed_frame", (grid.patches, vision.patch_dim), np.dtype(np.float32))
+        device.wait_for_others()
+        tables.upload()
+        kernels.pack_frame(
+            frame,
+            narrowed=narrowed,
+            patches=patches,
+            patch_size=vision.patch_size,
+            merge_size=vision.merge_size,
+            **tables.tensors,
+        )
+        return np.array(self._run(patches, packed_patch_xy([grid])))
 
     def close(self) -> None:
         """Gives the weights and all memory back."""
