@@ -34,8 +34,8 @@ examples:
   neo-edge bench nano.bundle --live --plot watching.svg
 
 ppN prefills N tokens at once, tgN decodes N one by one; @ dD: behind D tokens
-that the cache holds. Prompts are random, so a bundle needs no tokenizer, but for
---live, whose frames carry timestamps.
+that the cache holds. Prompts are random, so a bundle needs no tokenizer, but
+for --live, whose frames carry timestamps.
 """
 
 

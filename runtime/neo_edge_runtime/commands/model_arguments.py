@@ -69,8 +69,9 @@ def add_backend_arguments(parser: argparse._ActionsContainer) -> None:
         "--backend",
         choices=BACKENDS,
         default=DEFAULT_BACKEND,
-        help="what runs it: ONNX Runtime on the CPU or on an NVIDIA GPU, or TensorRT with the engines of neo-edge "
-        f"build (default: {DEFAULT_BACKEND})",
+        metavar="B",  # the choices do not fit a line
+        help=f"what runs it: {', '.join(BACKENDS)}; ONNX Runtime on the CPU or on an NVIDIA GPU, or TensorRT with the "
+        f"engines of neo-edge build (default: {DEFAULT_BACKEND})",
     )
     parser.add_argument("--variant", metavar="V", help="default: the first that the backend can run")
 

@@ -46,7 +46,8 @@ class ParityCommand:
             "--backend",
             choices=BACKENDS,
             default=DEFAULT_BACKEND,
-            help=f"what runs it (default: {DEFAULT_BACKEND})",
+            metavar="B",  # the choices do not fit a line
+            help=f"what runs it: {', '.join(BACKENDS)} (default: {DEFAULT_BACKEND})",
         )
         parser.add_argument("--threads", type=int, metavar="N", help="default: the physical cores")
         parser.add_argument("--json", action="store_true", help="print the result as JSON")

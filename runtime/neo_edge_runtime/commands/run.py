@@ -31,7 +31,8 @@ examples:
       --image a.png --image b.png --json
   neo-edge run my.bundle --video clip.mp4 "When does the red ball stop?"
   neo-edge run my.bundle --video clip.mp4 --frames 8 "What happens here?"
-  neo-edge run my.bundle "Which way to the door?" --image a.jpg --choices left,right
+  neo-edge run my.bundle "Which way to the door?" --image a.jpg \\
+      --choices left,right
   neo-edge run my.bundle "151644 872 198" --token-ids --max-new-tokens 20
 """
 
