@@ -93,7 +93,9 @@ def _calibrate(bundle: Path) -> list[str]:
 
 
 def _phase(ended: Ended) -> str:
-    return "finished before its killer" if ended.finished else f"behind {ended.phase or 'its start'}"
+    if ended.finished:
+        return "finished before its killer"
+    return f"behind {ended.phase}" if ended.phase else "before its first message"
 
 
 def _print(what: str, count: int, seed: int, phases: Counter[str]) -> None:
