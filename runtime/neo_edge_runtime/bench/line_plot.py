@@ -17,10 +17,12 @@ text { font: 12px system-ui, sans-serif; fill: #333 }
 .line { fill: none; stroke: #0b6bcb; stroke-width: 1.8 }
 .faint { fill: none; stroke: #9ab; stroke-width: 0.8 }
 .mark { fill: #c2410c }
+.words { paint-order: stroke; stroke: #fff; stroke-width: 4px; stroke-linejoin: round }
 .ground { fill: #fff }
 @media (prefers-color-scheme: dark) {
 text { fill: #ddd } .tick { fill: #999 } .grid { stroke: #333 } .ground { fill: #111 }
 .line { stroke: #6cb2ff } .faint { stroke: #567 } .mark { fill: #fb923c }
+.words { stroke: #111 }
 }"""
 
 
@@ -99,7 +101,9 @@ def _panel(panel: Panel, count: str) -> list[str]:
         x, y = at(number, panel.lines[-1].values[number - 1])
         anchor = "end" if number > 0.9 * last else "start"
         parts.append(f'<circle class="mark" cx="{x:.1f}" cy="{y:.1f}" r="3.5"/>')
-        parts.append(f'<text x="{x:.1f}" y="{y - 9:.1f}" text-anchor="{anchor}">{escape(words)}</text>')
+        parts.append(
+            f'<text class="words" x="{x:.1f}" y="{y - 9:.1f}" text-anchor="{anchor}">{escape(words)}</text>'
+        )
     return parts
 
 

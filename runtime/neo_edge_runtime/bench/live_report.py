@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass
+from pathlib import Path
 
 import numpy as np
 
@@ -29,8 +30,8 @@ class LiveReport:
         plan = self.figures.plan
         width, height = plan.image_size
         return (
-            f"{self.bundle}, {self.variant}, {self.backend}, {self.date}: watching a camera of {width}x{height}, "
-            f"{self.figures.visual_tokens} visual tokens a frame, a window of {plan.max_frames}, {plan.policy}"
+            f"{Path(self.bundle).name}, {self.variant}, {self.backend}, {self.date}: watching a camera of "
+            f"{width}x{height}, {self.figures.visual_tokens} visual tokens a frame, a window of {plan.max_frames}, {plan.policy}"
         )
 
     def lines(self) -> Iterator[str]:
@@ -100,7 +101,7 @@ class LiveReport:
         cost = 1e3 * np.median(figures.frame_seconds, axis=0)
         numbers = np.arange(1, len(cost) + 1)
         averaged = [1e3 * float(np.median(figures.at(int(number)))) for number in numbers]
-        marks = {frame: f"{1e3 * float(figures.at(frame).mean()):.2f} ms" for frame in plan.frames}
+        marks = {frame: f"{averaged[frame - 1]:.2f} ms" for frame in plan.frames}
         panels = [
             Panel(
                 "ms a frame",
