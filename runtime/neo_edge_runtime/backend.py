@@ -36,6 +36,15 @@ class BackendTraits:
     # scores of every query head that shares a key head.
     mask_buffers: int = 1
     host_threads: int = 1  # that may work on pictures before the device does
+    # Shapes that the backend was built for; None: any.
+    max_context_tokens: int | None = None  # C
+    max_chunk_tokens: int | None = None  # S of one run
+
+    def within(self, context_tokens: int | None, chunk_tokens: int) -> tuple[int | None, int]:
+        """A session's largest context (None: no limit) and chunk, as far as the backend takes them."""
+        contexts = [most for most in (context_tokens, self.max_context_tokens) if most is not None]
+        chunk = chunk_tokens if self.max_chunk_tokens is None else min(chunk_tokens, self.max_chunk_tokens)
+        return min(contexts, default=None), chunk
 
 
 @dataclass(frozen=True)

@@ -69,7 +69,7 @@ class BatchSession:
         if rows < 1:
             raise InputError(f"a batch of {rows} rows holds nothing; it must be 1 or above")
         self._backend, self._budget = backend, budget or MemoryBudget(reclaim=backend.release_scratch)
-        self._max_rows, self._max_tokens = rows, max_context_tokens
+        self._max_rows, self._max_tokens = rows, backend.traits.within(max_context_tokens, 1)[0]
         self._state: DecoderState | None = None
         self._closed = False
         self._places: list[BatchRow | None] = []  # by row of the cache; None: a gap
@@ -138,8 +138,7 @@ class BatchSession:
             InputError: the row is not here.
         """
         self._place(row)
-        positions = self._backend.traits.config.decoder.max_positions
-        require_room(row.length, 1, row.next_t + 1, max_tokens=self._max_tokens, max_positions=positions)
+        require_room(row.length, 1, row.next_t + 1, max_tokens=self._max_tokens, traits=self._backend.traits)
         self._room_for(row.length + 1)
 
     def decode(self, tokens: Mapping[BatchRow, int]) -> npt.NDArray[np.float32]:

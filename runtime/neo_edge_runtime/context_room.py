@@ -2,11 +2,16 @@
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING
+
 from neo_edge.errors import ContextOverflowError
+
+if TYPE_CHECKING:
+    from neo_edge_runtime.backend import BackendTraits
 
 
 def require_room(
-    length: int, new_tokens: int, next_t: int, *, max_tokens: int | None, max_positions: int
+    length: int, new_tokens: int, next_t: int, *, max_tokens: int | None, traits: BackendTraits
 ) -> None:
     """Passes when `new_tokens` fit behind `length` tokens.
 
@@ -15,17 +20,24 @@ def require_room(
         new_tokens: tokens to come.
         next_t: t of a text token behind them.
         max_tokens: most tokens that the sequence may hold; None: no limit of its own.
-        max_positions: of the model, counted in t.
+        traits: of the backend: the model's positions, counted in t, and the context that the backend was built for.
 
     Raises:
         ContextOverflowError: they do not.
     """
     wanted = length + new_tokens
     if max_tokens is not None and wanted > max_tokens:
+        built = max_tokens == traits.max_context_tokens
+        larger = (
+            f"build engines with --max-context {wanted}"
+            if built
+            else f"open with max_context_tokens>={wanted}"
+        )
         raise ContextOverflowError(
             f"{length} tokens are in the cache and {new_tokens} would follow, {wanted} in all; this session "
-            f"holds {max_tokens}: shorten the prompt, rewind, or open with max_context_tokens>={wanted}"
+            f"holds {max_tokens}: shorten the prompt, rewind, or {larger}"
         )
+    max_positions = traits.config.decoder.max_positions
     if next_t > max_positions:
         raise ContextOverflowError(
             f"{new_tokens} tokens behind {length} would reach position {next_t}; the model was made for "

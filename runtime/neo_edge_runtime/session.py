@@ -69,7 +69,7 @@ class Session:
                 f"max_context_tokens is {shown(max_context_tokens)}; it must be above zero, or None"
             )
         self._backend, self._budget = backend, budget or MemoryBudget(reclaim=backend.release_scratch)
-        self._max_tokens, self._chunk_tokens = max_context_tokens, chunk_tokens
+        self._max_tokens, self._chunk_tokens = backend.traits.within(max_context_tokens, chunk_tokens)
         self._state: DecoderState | None = None
         self._reservation: Reservation | None = None
         self._closed = False
@@ -339,7 +339,7 @@ class Session:
             new_tokens,
             next_t,
             max_tokens=self._max_tokens,
-            max_positions=self._backend.traits.config.decoder.max_positions,
+            traits=self._backend.traits,
         )
 
     def _prefill_need(self, chunks: list[Chunk], new_tokens: int, *, all_logits: bool) -> MemoryNeed:

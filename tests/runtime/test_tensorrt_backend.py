@@ -256,12 +256,23 @@ def test_a_conversation_ends_where_the_engines_do(backend: TensorRtBackend) -> N
     session.decode(1)
     session.decode(2)
     with pytest.raises(
-        ContextOverflowError, match=r"1025 tokens are needed and the engines hold 1024: .*--max-context"
+        ContextOverflowError,
+        match=r"1025 in all; this session holds 1024: .*build engines with --max-context 1025",
     ):
         session.decode(3)
     assert session.length == 1024
     session.rewind(session.checkpoint_at(1020))
     session.decode(4)
+
+
+def test_chunks_are_no_longer_than_the_engines_take(
+    engine_bundle: Bundle, fakes: Fakes, ort: OrtBackend
+) -> None:
+    backend = fakes.open("fp32-portable")
+    session, expected = Session(backend, chunk_tokens=4096), Session(ort)
+    assert worst(append_text(session, [5] * 700), append_text(expected, [5] * 700)) < WITHIN
+    assert fakes.engines[1].runs == 2, "512 and 188 tokens"
+    assert engine_bundle.manifest.engines[backend.engines.key.name].key.limits.max_chunk == 512
 
 
 def test_two_states_take_turns_without_touching_each_other(backend: TensorRtBackend, ort: OrtBackend) -> None:

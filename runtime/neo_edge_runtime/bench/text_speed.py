@@ -47,8 +47,8 @@ class TextRun:
         self._backend, self._tokens, self.test = backend, tokens, test
         self._config = backend.traits.config
         # Before so many tokens are drawn.
-        end, positions = test.past + test.tokens, self._config.decoder.max_positions
-        require_room(0, end, end, max_tokens=None, max_positions=positions)
+        end, traits = test.past + test.tokens, backend.traits
+        require_room(0, end, end, max_tokens=traits.max_context_tokens, traits=traits)
         self._prompt = text_prompt(self._config, tokens, test.tokens)
         self._token = int(self._prompt.input_ids[0])
         self.session = Session(backend)

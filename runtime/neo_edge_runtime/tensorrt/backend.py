@@ -63,6 +63,8 @@ class TensorRtBackend:
             # What a run works in lies on the device and was taken when the engines were loaded.
             score_buffers=0.0,
             mask_buffers=0,
+            max_context_tokens=self.limits.max_context,
+            max_chunk_tokens=self.limits.max_chunk,
         )
         self._table: TokenTable | None = map_token_table(bundle, variant)
         self._vision = TrtVision(
