@@ -20,15 +20,13 @@ from neo_edge_runtime.constraints import Choices, JsonSchema, Regex
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
+    from types import ModuleType
 
     import numpy.typing as npt
     from llguidance import LLMatcher, LLTokenizer
 
     from neo_edge.tokenizer import Tokenizer
     from neo_edge_runtime.constraints import Constraint
-
-_ONE_LINE = {"item_separator": ", ", "key_separator": ": ", "whitespace_flexible": False}
-"""JSON as `json.dumps` writes it; with free white space a model can go on with spaces for ever."""
 
 
 class TokenMatcher:
@@ -71,15 +69,12 @@ class TokenMatcher:
 class CompiledConstraint:
     """A constraint that was understood, for any number of answers."""
 
-    tokenizer: LLTokenizer
-    grammar: str
+    unused: LLMatcher  # copied, never fed
     vocab_size: int
 
     def start(self) -> TokenMatcher:
         """Stands before the first token."""
-        from llguidance import LLMatcher
-
-        return TokenMatcher(LLMatcher(self.tokenizer, self.grammar, log_level=0), self.vocab_size)
+        return TokenMatcher(self.unused.deep_copy(), self.vocab_size)
 
 
 class ConstraintCompiler:
@@ -105,10 +100,11 @@ class ConstraintCompiler:
                 tokenizer or no token that ends an answer.
             MissingExtraError: llguidance is not installed.
         """
-        grammar = _grammar(constraint)
-        compiled = CompiledConstraint(self._vocabulary(), grammar, self._vocab_size)
+        library = require("llguidance", extra="constrain")
+        grammar = _grammar(constraint, library)
         kind = _NAMES[type(constraint)]
-        matcher = require("llguidance", extra="constrain").LLMatcher(compiled.tokenizer, grammar, log_level=0)
+        matcher = library.LLMatcher(self._vocabulary(library), grammar, log_level=0)
+        compiled = CompiledConstraint(matcher, self._vocab_size)
         if matcher.is_error():
             raise ConstraintError(f"{kind} cannot be held to ({_reason(matcher)}): correct or simplify it")
         try:
@@ -117,8 +113,7 @@ class ConstraintCompiler:
             raise ConstraintError(f"no answer satisfies {kind}: correct it") from error
         return compiled
 
-    def _vocabulary(self) -> LLTokenizer:
-        library = require("llguidance", extra="constrain")
+    def _vocabulary(self, library: ModuleType) -> LLTokenizer:
         if self._tokenizer is None:
             raise ConstraintError(
                 "a constraint needs a tokenizer, and the bundle has none: leave it out, or export a checkpoint that "
@@ -127,19 +122,18 @@ class ConstraintCompiler:
         if not self._ends:
             raise ConstraintError("the model has no token that ends an answer: leave the constraint out")
         with self._lock:
-            index = self._index
-            if index is None:
-                words = _Words(self._tokenizer, self._ends, self._vocab_size)
+            if self._index is None:
+                words = library.TokenizerWrapper(_Words(self._tokenizer, self._ends, self._vocab_size))
                 # Its slices quicken no mask that was measured, and nearly double the time until the first.
-                index = self._index = library.LLTokenizer(words, eos_token=list(self._ends), slices=[])
-            assert index is not None
-            return index
+                self._index = library.LLTokenizer(words, eos_token=list(self._ends), slices=[])
+            index = self._index
+        assert index is not None
+        return index
 
 
 class _Words:
     """A tokenizer as llguidance asks for it."""
 
-    is_tokenizer_wrapper = True
     bos_token_id = None
 
     def __init__(self, tokenizer: Tokenizer, ends: Sequence[int], vocab_size: int) -> None:
@@ -157,19 +151,21 @@ class _Words:
 _NAMES = {Choices: "the choices", JsonSchema: "the schema", Regex: "the pattern"}
 
 
-def _grammar(constraint: Constraint) -> str:
-    matcher = require("llguidance", extra="constrain").LLMatcher
+def _grammar(constraint: Constraint, library: ModuleType) -> str:
+    write: type[LLMatcher] = library.LLMatcher
     if isinstance(constraint, Choices):
-        grammar: str = matcher.grammar_from_lark(_choice_grammar(constraint))
-    elif isinstance(constraint, JsonSchema):
-        grammar = matcher.grammar_from_json_schema(constraint.text, overrides=_ONE_LINE)
-    elif isinstance(constraint, Regex):
-        grammar = matcher.grammar_from_regex(constraint.pattern)
-    else:
-        raise ConstraintError(
-            f"a constraint is {shown(constraint)}; pass Choices, JsonSchema or Regex of neo_edge"
+        return write.grammar_from_lark(_choice_grammar(constraint))
+    if isinstance(constraint, JsonSchema):
+        return write.grammar_from_json_schema(
+            constraint.text,
+            # As `json.dumps` writes it; with free white space a model can go on with spaces for ever.
+            overrides={"item_separator": ", ", "key_separator": ": ", "whitespace_flexible": False},
         )
-    return grammar
+    if isinstance(constraint, Regex):
+        return write.grammar_from_regex(constraint.pattern)
+    raise ConstraintError(
+        f"a constraint is {shown(constraint)}; pass Choices, JsonSchema or Regex of neo_edge"
+    )
 
 
 def _choice_grammar(choices: Choices) -> str:

@@ -2,8 +2,11 @@ from __future__ import annotations
 
 import json
 import logging
+import unicodedata
 from dataclasses import replace
+from functools import cache
 from pathlib import Path
+from tempfile import TemporaryDirectory
 
 import pytest
 from hypothesis import given
@@ -225,3 +228,37 @@ def test_a_token_that_the_vocabulary_lacks_is_a_typed_error(tokenizer: Tokenizer
     assert tokenizer.find_id("<nope>") is None
     with pytest.raises(TokenizerError, match="<nope>"):
         tokenizer.special_id("<nope>")
+
+
+@cache
+def shared_tokenizer() -> Tokenizer:
+    with TemporaryDirectory() as directory:
+        tokenizer = load_tokenizer(write_tokenizer_json(Path(directory)))
+    assert tokenizer is not None
+    return tokenizer
+
+
+@given(st.text(max_size=40) | st.sampled_from(TEXTS))
+def test_the_bytes_of_a_texts_tokens_are_the_text(text: str) -> None:
+    tokenizer = shared_tokenizer()
+    spelled = tokenizer.token_bytes(tokenizer.vocab_size)
+    joined = b"".join(spelled[token] for token in tokenizer.encode(text))
+    assert joined == unicodedata.normalize("NFC", text).encode()
+
+
+def test_each_token_has_the_bytes_that_decoding_writes_and_rows_behind_them_have_none() -> None:
+    tokenizer = shared_tokenizer()
+    spelled = tokenizer.token_bytes(tokenizer.vocab_size + 3)
+    assert spelled[-3:] == [b"", b"", b""]
+    for token, word in enumerate(spelled[:-3]):
+        assert word.decode("utf-8", "replace") == tokenizer.decode([token], skip_special=False)
+    assert tokenizer.token_bytes(2) == spelled[:2]
+    assert bytes(range(256)) == bytes(sorted(set(b"".join(spelled))))
+
+
+def test_control_ids_are_what_no_text_stands_for() -> None:
+    tokenizer = shared_tokenizer()
+    controls = {tokenizer.special_id(token) for token in SPECIAL}
+    assert controls <= tokenizer.control_ids
+    assert tokenizer.special_id("<think>") not in tokenizer.control_ids
+    assert all(tokenizer.decode([token]) == "" for token in controls)

@@ -7,6 +7,7 @@ import random
 import re
 import sys
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
@@ -180,6 +181,24 @@ def test_answers_of_one_constraint_do_not_touch_each_other(
     first.push(vocabulary.encode("a")[0])
     assert vocabulary.encode("c")[0] in second.allowed()
     assert vocabulary.encode("c")[0] not in first.allowed()
+
+
+def test_threads_share_a_compiler_and_what_it_compiled(vocabulary: Tokenizer, ends: tuple[int, ...]) -> None:
+    compiler = ConstraintCompiler(vocabulary, ends=ends, vocab_size=vocabulary.vocab_size)
+    shared = [(schema, compiler.compile(JsonSchema(schema))) for schema in random_schemas(4)]
+    fresh = ConstraintCompiler(vocabulary, ends=ends, vocab_size=vocabulary.vocab_size)
+
+    def work(number: int) -> list[bool]:
+        own = fresh.compile(Choices([f"choice {number}"]))  # all of them ask for the index at once
+        kept = [vocabulary.decode(walk(own.start(), ends, random.Random(number))) == f"choice {number}"]
+        for schema, compiled in shared * 3:
+            text = vocabulary.decode(walk(compiled.start(), ends, random.Random(number)))
+            kept.append(is_of(schema, json.loads(text)))
+        return kept
+
+    with ThreadPoolExecutor(6) as pool:
+        results = list(pool.map(work, range(6)))
+    assert results == [[True] * 13] * 6
 
 
 @pytest.mark.parametrize(
