@@ -193,7 +193,7 @@ def test_one_activation_is_quantized_once_for_all_its_products(floats: Bundle) -
     made = make(floats, replace(RECIPES["token"], name="once"))
     graph = onnx.load(made.bundle.path(made.written.variant.decoder), load_external_data=False).graph
     kinds = [node.op_type for node in graph.node]
-    assert kinds.count("MatMulInteger") == 28
+    assert kinds.count("MatMulIntegerToFloat") == 28
     assert kinds.count("QuantizeLinear") == 4 * 3 + 1
     assert "MatMul" not in kinds
 

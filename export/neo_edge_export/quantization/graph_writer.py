@@ -64,7 +64,7 @@ def write_graph(
     schemes = {rules[product.name].scheme for product in graph.products}
     if "w4" in schemes and recipe.profile == "portable":
         model.graph.opset_imports[""] = max(model.graph.opset_imports[""], _INT4_OPSET)
-    if "w4" in schemes and recipe.profile == "modern":
+    if schemes & {"w4", "w8a8-token"} and recipe.profile == "modern":
         model.graph.opset_imports[product_nodes.MICROSOFT] = 1
     ir.save(model, path)
     return WrittenGraph(model.graph.opset_imports[""], writer.snr_db)

@@ -104,6 +104,7 @@ def token_scaled(
     least = edit.constant("quantization.least_maximum", _LEAST_MAXIMUM)
     step = edit.constant("quantization.step", np.float32(1 / _INT8_LARGEST))
     middle = edit.constant("quantization.middle", np.uint8(128))  # ONNX Runtime's fast kernels take u8 by s8
+    one = edit.constant("quantization.one", np.float32(1))
     largest = edit.op(first, scope, "ReduceMax", edit.op(first, scope, "Abs", value), last_axis)
     largest = edit.op(first, scope, "Max", largest, least)
     within_one = edit.op(first, scope, "Div", value, largest)
@@ -114,9 +115,15 @@ def token_scaled(
             edit.graph.initializers[product.weight],
             edit.tensor(f"{product.weight}_scale", scale),
         )
-        summed = edit.op(node, name, "MatMulInteger", quantized, weight, middle)
-        summed = edit.op(node, name, "Cast", summed, attributes={"to": int(ir.DataType.FLOAT)})
-        output = edit.op(node, name, "Mul", edit.op(node, name, "Mul", summed, weight_scale), largest)
+        # As MatMulInteger, Cast and Mul to the last bit, without two passes over the output.
+        scaled = edit.op(
+            node,
+            name,
+            "MatMulIntegerToFloat",
+            *(quantized, weight, one, weight_scale, middle),
+            domain=MICROSOFT,
+        )
+        output = edit.op(node, name, "Mul", scaled, largest)
         edit.replace(product, edit.cast(node, name, output, of, ir.DataType.FLOAT))
 
 
