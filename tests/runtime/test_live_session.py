@@ -5,6 +5,7 @@ from __future__ import annotations
 import gc
 import random
 import threading
+import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import replace
@@ -117,6 +118,31 @@ def test_frames_that_come_while_an_answer_is_decoded_wait_and_the_newest_wins(li
     stats = live.stats()
     assert (stats.frames_seen, stats.frames_used, stats.frames_dropped, stats.frames_waiting) == (5, 3, 2, 0)
     assert stats.lag_s == 0.0
+    assert [frame.time_s for frame in live._window.frames] == [0.0, 3.0, 4.0]
+
+
+def test_frames_that_come_quickly_do_not_hold_a_question_up(
+    live: LiveSession, backend: NumpyBackend, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    entering, go_on = threading.Event(), threading.Event()
+    encode = backend.encode_patches
+
+    def slowly(patches: np.ndarray, patch_xy: np.ndarray) -> np.ndarray:
+        entering.set()
+        assert go_on.wait(GUARD_S)
+        return encode(patches, patch_xy)
+
+    monkeypatch.setattr(backend, "encode_patches", slowly)
+    answers: list[int] = []
+    with running(lambda: live.add(PICTURE, 0.0)):
+        assert entering.wait(GUARD_S)
+        with running(lambda: answers.append(live.ask("hello", options=SHORT).finish().usage.cached_tokens)):
+            while not live._asking:
+                time.sleep(0.001)
+            assert [live.add(PICTURE, time_s) for time_s in (1.0, 2.0)] == ["waiting", "waiting"]
+            go_on.set()
+    assert [frame.time_s for frame in live._window.frames] == [0.0, 2.0]
+    assert answers == [live.stats().cache_tokens]
 
 
 def test_the_frame_that_waits_enters_before_the_next_question(live: LiveSession, model: Model) -> None:

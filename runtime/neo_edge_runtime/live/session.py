@@ -106,6 +106,7 @@ class LiveSession:
         # Who set `_busy` owns session and window.
         self._door = threading.Condition()
         self._busy: Literal["frame", "answer"] | None = None
+        self._asking = 0  # threads that wait to ask: frames that come wait too, however quickly they come
         self._closed = False
         self._waiting: _Arrived | None = None
         self._answer: Callable[[], LiveAnswer | None] = lambda: None
@@ -123,9 +124,9 @@ class LiveSession:
             time_s: when it was seen, in seconds; not before the frame that was taken last.
 
         Returns:
-            `used`: it stands in the cache. `waiting`: an answer is being decoded, and it enters afterwards unless a
-            newer one comes. `skipped`: less than `every` has passed. `dropped`: another thread was quicker with a
-            newer one.
+            `used`: it stands in the cache. `waiting`: a question waits or its answer is being decoded, and the frame
+            enters afterwards unless a newer one comes. `skipped`: less than `every` has passed. `dropped`: another
+            thread was quicker with a newer one.
 
         Raises:
             ImageError, InputError: no picture, or no time, or one before that of an earlier frame; nothing changed.
@@ -152,14 +153,14 @@ class LiveSession:
             self._count_seen(time_s)
             self._thinning.take(max(time_s, self._taken_s))
             self._taken_s = max(time_s, self._taken_s)
-            while self._busy == "frame":
+            while self._busy == "frame" and not self._asking:
                 self._door.wait()
             newest_s = max(self._entered_s or 0.0, 0.0 if self._waiting is None else self._waiting.time_s)
             if self._closed or time_s < newest_s:
                 self._dropped += 1
                 self._require_open()
                 return "dropped"
-            if self._busy == "answer":
+            if self._busy is not None or self._asking:
                 self._dropped += self._waiting is not None
                 self._waiting = arrived
                 return "waiting"
@@ -199,7 +200,8 @@ class LiveSession:
     ) -> Stream:
         """Asks about what was seen; the answer is made while the stream is iterated, and leaves no trace.
 
-        Frames that are being added go first. Dropping the stream, or leaving its `with` block, ends the answer.
+        A frame that is being added goes first, and so does the one that waits. Dropping the stream, or leaving its
+        `with` block, ends the answer.
 
         Args:
             question: may hold `<image>` places for `images`.
@@ -225,7 +227,14 @@ class LiveSession:
             [image.grid.visual_tokens for image in sized],
             style=prompts.protocol.multi_image_style,
         )
-        self._settle(claim="answer")
+        with self._door:
+            self._asking += 1
+        try:
+            self._settle(claim="answer")
+        finally:
+            with self._door:
+                self._asking -= 1
+                self._door.notify_all()
         try:
             self._enter()
             request = make_request(
@@ -242,9 +251,7 @@ class LiveSession:
             branch = self._session.checkpoint
 
             def on_end(_answer: Sequence[int], _prefilled: bool) -> None:
-                with suppress(
-                    SessionClosedError
-                ):  # by a logit that is not finite: then there is nothing to keep
+                with suppress(SessionClosedError):  # by a logit that is not finite: there is nothing to keep
                     self._session.rewind(branch)
                 self._free()
 
