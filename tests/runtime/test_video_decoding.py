@@ -210,14 +210,16 @@ def test_a_frame_whose_last_line_comes_first_in_memory_is_not_upside_down(
     pixel_format: str, width: int
 ) -> None:
     picture = numbered_picture(77, width)
+    upright = av.VideoFrame.from_ndarray(picture).reformat(format=pixel_format)
     graph = av.filter.Graph()
-    source = graph.add_buffer(width=width, height=64, format=pixel_format, time_base=Fraction(1, 10))
+    source = graph.add_buffer(width=width, height=64, format=upright.format, time_base=Fraction(1, 10))
     flip, sink = graph.add("vflip"), graph.add("buffersink")
     source.link_to(flip)
     flip.link_to(sink)
     graph.configure()
-    graph.push(av.VideoFrame.from_ndarray(picture).reformat(format=pixel_format))
+    graph.push(upright)
     flipped = graph.pull()
+    assert isinstance(flipped, av.VideoFrame)
     assert flipped.planes[0].line_size < 0  # the filter only turns the order of the lines
-    expected = av.VideoFrame.from_ndarray(picture).reformat(format=pixel_format).to_ndarray(format="rgb24")
+    expected = upright.to_ndarray(format="rgb24")
     np.testing.assert_array_equal(np.asarray(to_image(flipped)), expected[::-1])

@@ -31,7 +31,8 @@ class LiveReport:
         width, height = plan.image_size
         return (
             f"{Path(self.bundle).name}, {self.variant}, {self.backend}, {self.date}: watching a camera of "
-            f"{width}x{height}, {self.figures.visual_tokens} visual tokens a frame, a window of {plan.max_frames}, {plan.policy}"
+            f"{width}x{height}, {self.figures.visual_tokens} visual tokens a frame, a window of {plan.max_frames}, "
+            f"{plan.policy}"
         )
 
     def lines(self) -> Iterator[str]:

@@ -107,6 +107,7 @@ def measure_live(model: Model, plan: LivePlan, *, clock: Clock | None = None) ->
     length = max(*plan.frames, plan.question_frames)
     seconds = np.zeros((len(STAGES), plan.repetitions, length))
     watched, cold = np.zeros(plan.repetitions), np.zeros(plan.repetitions)
+    resident: tuple[int | None, ...] = ()
     with progress(_WARM_UP + plan.repetitions * (length + 1), "bench --live", "frames") as bar:
         run.watch(bar, _WARM_UP, np.zeros((len(STAGES), _WARM_UP)))
         for repetition in range(plan.repetitions):
