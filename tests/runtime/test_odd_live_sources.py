@@ -6,6 +6,9 @@ import io
 import itertools
 import math
 import re
+import socket
+import subprocess
+import sys
 import threading
 import time
 from collections.abc import Callable, Iterable, Iterator
@@ -32,7 +35,7 @@ from live_sources import (
     until,
 )
 from PIL import Image
-from video_files import audio_only, numbered_picture, video
+from video_files import audio_only, number_of, numbered_picture, video
 
 from neo_edge.errors import ImageError, InputError, NeoEdgeError, SourceError, VideoError
 from neo_edge_runtime.live.feed import LiveFeed
@@ -359,6 +362,27 @@ def test_an_address_that_breaks_off_is_opened_again() -> None:
     assert status.error is None
     assert live.times == sorted(set(live.times))
     assert kinds(feed)[:3] == ["opened", "lost", "resumed"]
+
+
+def test_an_rtsp_camera_is_watched_until_it_goes() -> None:
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        address = f"rtsp://127.0.0.1:{server.getsockname()[1]}/cam"
+    # FFmpeg listens here, and the camera comes to it; what is said from then on is what any RTSP camera says.
+    options = {"rtsp_flags": "listen", "listen_timeout": "10"}
+    live = Remembering()
+    publisher = Path(__file__).parent / "rtsp_publisher.py"
+    opened = open_source(address, options=options, open_timeout_s=WAIT_S, read_timeout_s=WAIT_S)
+    with LiveFeed(opened, live) as feed, subprocess.Popen([sys.executable, publisher, address]) as camera:
+        try:
+            status = feed.wait(2 * WAIT_S)
+        finally:
+            camera.kill()
+    numbers = [number_of(np.asarray(image)) for image, _ in live.frames]
+    assert status.frames_read > 1
+    assert numbers == sorted(set(numbers))
+    assert live.times == sorted(set(live.times))
+    assert status.state == "failed"
+    assert "see that its sender runs" in str(status.error) or "has broken off" in str(status.error)
 
 
 def test_five_hundred_feeds_leave_no_thread_behind() -> None:
