@@ -79,7 +79,7 @@ def test_an_interrupted_export_leaves_nothing(tmp_path: Path) -> None:
         for _ in range(3):  # Python drops an interrupt that falls into a destructor
             process.send_signal(signal.SIGINT)
             try:
-                process.wait(timeout=3)
+                process.wait(timeout=20)  # a second one would hit a process that is ending
                 break
             except subprocess.TimeoutExpired:
                 continue
