@@ -7,7 +7,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from live_sequences import watch_randomly
+from live_sequences import full_logits, live_logits, random_picture, watch_randomly
 from numpy_backend import NumpyBackend
 from tiny_golden import TOKENS
 
@@ -26,6 +26,7 @@ from neo_edge.protocols import get_protocol
 from neo_edge.tokenizer import Tokenizer, load_tokenizer
 from neo_edge_runtime import Frame, Model
 
+SMALL = replace(get_protocol("edge"), min_pixels=32 * 32)  # the pictures stay as small as they are
 TOLERANCE = 1e-4  # float32: the same sums in runs of other sizes
 
 
@@ -33,12 +34,29 @@ TOLERANCE = 1e-4  # float32: the same sums in runs of other sizes
 def test_random_sequences_of_frames_and_questions_equal_full_prefills(
     tiny_bundle: Path, variant: str, sequences: int
 ) -> None:
-    small = replace(get_protocol("edge"), min_pixels=32 * 32)
-    with neo_edge.load(tiny_bundle, variant=variant, threads=1, protocol=small) as model:
+    with neo_edge.load(tiny_bundle, variant=variant, threads=1, protocol=SMALL) as model:
         watched = [watch_randomly(model, seed) for seed in range(sequences)]
     assert max(one.worst for one in watched) <= TOLERANCE
     assert sum(one.questions for one in watched) > 2 * sequences
     assert sum(one.windows_cut for one in watched) > sequences / 4
+
+
+def test_every_frame_and_its_time_count(tiny_bundle: Path) -> None:
+    """What the comparison above would see: one frame that is another, or of another time, moves the logits."""
+    rng = np.random.default_rng(2)
+    frames = [(0.5 * number, random_picture(rng)) for number in range(4)]
+    with (
+        neo_edge.load(tiny_bundle, variant="fp32", threads=1, protocol=SMALL) as model,
+        model.watch(every=None) as live,
+    ):
+        for time_s, picture in frames:
+            live.add(picture, time_s)
+        found = live_logits(live, "where?", [], [7])
+        for place in range(4):
+            for other in ((frames[place][0], random_picture(rng)), (0.5 * place + 0.25, frames[place][1])):
+                changed = [*frames[:place], other, *frames[place + 1 :]]
+                expected = full_logits(model, changed, "where?", [], [7], system="")
+                assert np.abs(found - expected).max() > 100 * TOLERANCE
 
 
 def test_an_answer_is_the_one_about_the_same_frames_at_once(
