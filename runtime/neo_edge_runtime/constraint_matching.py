@@ -41,8 +41,7 @@ class TokenMatcher:
         Raises:
             ConstraintError: the library gave the answer up, because the grammar grew beyond its limits.
         """
-        bits = np.frombuffer(self._matcher.compute_bitmask(), np.uint8)
-        ids = np.flatnonzero(np.unpackbits(bits, count=self._vocab_size, bitorder="little"))
+        ids = _next_ids(self._matcher, self._vocab_size)
         if self._matcher.is_error() or not len(ids):
             raise ConstraintError(
                 f"the answer cannot go on within its constraint ({_reason(self._matcher) or 'no token fits'}): "
@@ -104,14 +103,14 @@ class ConstraintCompiler:
         grammar = _grammar(constraint, library)
         kind = _NAMES[type(constraint)]
         matcher = library.LLMatcher(self._vocabulary(library), grammar, log_level=0)
-        compiled = CompiledConstraint(matcher, self._vocab_size)
-        if matcher.is_error():
-            raise ConstraintError(f"{kind} cannot be held to ({_reason(matcher)}): correct or simplify it")
-        try:
-            compiled.start().allowed()
-        except ConstraintError as error:
-            raise ConstraintError(f"no answer satisfies {kind}: correct it") from error
-        return compiled
+        tried = matcher.deep_copy()
+        ids = _next_ids(tried, self._vocab_size)
+        if not tried.is_error() and len(ids):
+            return CompiledConstraint(matcher, self._vocab_size)
+        reason = _reason(tried)
+        if reason.startswith(_DEAD_END):
+            raise ConstraintError(f"no answer satisfies {kind}: correct it")
+        raise ConstraintError(f"{kind} cannot be held to ({reason}): correct or simplify it")
 
     def _vocabulary(self, library: ModuleType) -> LLTokenizer:
         if self._tokenizer is None:
@@ -148,6 +147,7 @@ class _Words:
         return self._tokenizer.encode(text.decode() if isinstance(text, bytes) else text)
 
 
+_DEAD_END = "NoExtension"  # llguidance's words for: nothing may follow, and the answer is not complete
 _NAMES = {Choices: "the choices", JsonSchema: "the schema", Regex: "the pattern"}
 
 
@@ -176,6 +176,11 @@ def _choice_grammar(choices: Choices) -> str:
     return f"start: before ({choice})\nbefore[suffix={json.dumps(choices.after)}]: /(?s:.*)/"
 
 
+def _next_ids(matcher: LLMatcher, vocab_size: int) -> npt.NDArray[np.int64]:
+    bits = np.frombuffer(matcher.compute_bitmask(), np.uint8)
+    return np.flatnonzero(np.unpackbits(bits, count=vocab_size, bitorder="little"))
+
+
 def _reason(matcher: LLMatcher) -> str:
-    """What the library says, on one line."""
-    return " ".join(matcher.get_error().split())[:300]
+    """What the library says, on one line, without its inner state."""
+    return " ".join(matcher.get_error().partition("<state>")[0].split())[:300]
