@@ -25,6 +25,18 @@ def grey(value: int = 0, size: tuple[int, int] = (8, 6)) -> np.ndarray:
     return np.full((size[1], size[0], 3), value, np.uint8)
 
 
+class OnGpu:
+    """An array of 8 columns in a GPU's memory, as cupy and torch describe theirs."""
+
+    def __init__(self, rows: int) -> None:
+        self.__cuda_array_interface__ = {
+            "shape": (rows, 8, 3),
+            "typestr": "|u1",
+            "data": (1, False),
+            "version": 3,
+        }
+
+
 @dataclass
 class Remembering:
     """A session that keeps what it is given."""

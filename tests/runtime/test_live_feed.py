@@ -13,6 +13,7 @@ import numpy as np
 import pytest
 from live_sources import (
     WAIT_S,
+    OnGpu,
     Remembering,
     Scripted,
     Unhurried,
@@ -320,4 +321,15 @@ def test_a_live_session_gets_its_frames_and_skips_those_between(
         assert live.stats().lag_s == 0.5
     with pytest.raises(SessionClosedError):
         live.wants(9.0)
+    model.close()
+
+
+def test_a_frame_on_a_gpu_is_refused_with_a_cure_where_the_model_runs_elsewhere(
+    backend: NumpyBackend, tokenizer: Tokenizer
+) -> None:
+    model = Model(backend, tokens=TOKENS, tokenizer=tokenizer)
+    with model.watch() as live, LiveFeed(iter([OnGpu(8)]), live) as feed:
+        assert feed.wait(WAIT_S).frames_refused == 1
+        assert "lies on a GPU" in feed.events()[0].message
+        assert "copy it to the host, or load the model with backend='tensorrt'" in feed.events()[0].message
     model.close()

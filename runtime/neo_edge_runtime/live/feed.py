@@ -12,6 +12,7 @@ from typing import Protocol
 
 from neo_edge.errors import InputError, SessionClosedError, SourceError
 from neo_edge.shown import shown
+from neo_edge_runtime.device_frame import device_frame, is_on_device
 from neo_edge_runtime.image_input import ImageSource, load_image
 from neo_edge_runtime.live.feed_status import ENDS, EventKind, FeedEvent, FeedState, FeedStatus, Reconnect
 from neo_edge_runtime.live.frame_reader import Arrived, ErrorTrap, Finished, FrameReader
@@ -56,7 +57,8 @@ class LiveFeed:
 
         Args:
             source: what `open_source` takes, or what it gave.
-            live: gets `add(image, time_s)`, from one thread, of frames that it `wants`; the image is an RGB PIL image.
+            live: gets `add(image, time_s)`, from one thread, of frames that it `wants`; the image is an RGB PIL image,
+                or an array on a GPU as the source gave it.
             stall_s: seconds without a frame after which the source counts as stalled.
             reconnect: open a source again that has died or stalled; None: its death ends the feed, and a stall is
                 only said.
@@ -263,8 +265,7 @@ class LiveFeed:
                 self._counts["skipped"] += 1
                 self._run_on()
                 return True
-            image = load_image(arrived.frame.image)
-            self._live.add(image, time_s)
+            size = self._add(arrived.frame.image, time_s)
         except InputError as error:
             self._counts["refused"] += 1
             if not self._refusing:
@@ -277,8 +278,18 @@ class LiveFeed:
             self._stop_asked.set()
             return False
         self._refusing = False
-        self._note(image.size)
+        self._note(size)
         return True
+
+    def _add(self, image: ImageSource, time_s: float) -> tuple[int, int]:
+        """Width and height of the frame that was added."""
+        if is_on_device(image):
+            frame = device_frame(image)
+            self._live.add(image, time_s)  # which says so when its model runs elsewhere
+            return frame.width, frame.height
+        loaded = load_image(image)
+        self._live.add(loaded, time_s)
+        return loaded.size
 
     def _note(self, size: tuple[int, int]) -> None:
         with self._lock:

@@ -9,7 +9,7 @@ from numbers import Real
 
 import numpy as np
 
-from neo_edge.errors import ImageError, InputError
+from neo_edge.errors import InputError
 from neo_edge_runtime.image_input import ImageSource
 from neo_edge_runtime.live.pacing import stopped_before
 from neo_edge_runtime.video import Frame
@@ -40,7 +40,6 @@ class ArraySource:
         """As `FrameSource.frames`.
 
         Raises:
-            ImageError: an array that lies in a GPU's memory.
             InputError: a list of pictures without times.
         """
         started, first_s = time.monotonic(), 0.0
@@ -76,10 +75,5 @@ def _parts(picture: object) -> tuple[ImageSource, float | None]:
 
 
 def _own(image: ImageSource) -> ImageSource:
-    """A copy of an array: a camera's library may write its next frame over it."""
-    if hasattr(image, "__cuda_array_interface__"):
-        raise ImageError(
-            f"a frame ({type(image).__name__}) lies in a GPU's memory, and pictures are prepared on the processor: "
-            "copy it first, by cupy.asnumpy(frame) or frame.cpu().numpy()"
-        )
+    """A copy of an array: a camera's library may write its next frame over it. One on a GPU stays where it is."""
     return image.copy() if isinstance(image, np.ndarray) else image
