@@ -9,10 +9,10 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from numbers import Real
 from typing import Literal
 
 from neo_edge.errors import InputError
+from neo_edge.real_number import is_real
 from neo_edge.shown import shown
 
 SamplingMode = Literal["count", "fps", "uniform", "segments", "times"]
@@ -133,5 +133,4 @@ def _checked_times(times_s: Sequence[float]) -> tuple[float, ...]:
 
 
 def _is_number(value: object) -> bool:
-    # A comparison, since a whole number may be too large for a float.
-    return isinstance(value, Real) and not isinstance(value, bool) and -_ENDLESS < value < _ENDLESS  # type: ignore[operator]
+    return is_real(value) and -_ENDLESS < value < _ENDLESS

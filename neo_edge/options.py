@@ -5,9 +5,10 @@ from __future__ import annotations
 import math
 from collections.abc import Iterable
 from dataclasses import dataclass
-from numbers import Integral, Real
+from numbers import Integral
 
 from neo_edge.errors import InputError
+from neo_edge.real_number import is_real
 from neo_edge.shown import shown
 
 # Beyond these, logits in float32 would end in infinity or all be the same.
@@ -81,12 +82,7 @@ class SamplingOptions:
 
 
 def _number(value: object, *, at_least: float) -> bool:
-    return (
-        isinstance(value, Real)
-        and not isinstance(value, bool)
-        # Not by isfinite: a whole number may be beyond any float.
-        and at_least <= value < math.inf  # type: ignore[operator]
-    )
+    return is_real(value) and at_least <= value < math.inf  # isfinite raises for numbers beyond any float
 
 
 def _whole(value: object, *, at_least: int) -> bool:

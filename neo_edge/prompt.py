@@ -9,11 +9,11 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from numbers import Real
 from typing import TYPE_CHECKING, Literal
 
 from neo_edge.errors import PromptError
 from neo_edge.protocols import MultiImageStyle, VideoStyle
+from neo_edge.real_number import is_real
 from neo_edge.shown import shown
 from neo_edge.tokens import IM_END, IM_START, IMG_CONTEXT, IMG_END, IMG_START
 from neo_edge.unicode_text import require_text
@@ -243,7 +243,7 @@ def _check_times(times_s: Sequence[float | None]) -> None:
 
 
 def _seconds(value: object) -> bool:
-    return isinstance(value, Real) and not isinstance(value, bool) and 0 <= value < _ENDLESS_S  # type: ignore[operator]
+    return is_real(value) and 0 <= value < _ENDLESS_S
 
 
 class _Pieces:
