@@ -117,13 +117,18 @@ def turn_t(keys: npt.NDArray[np.generic], config: DecoderConfig, steps: int, *, 
         steps: by which t grows.
         length: positions that turn.
     """
-    angle = steps * t_frequencies(config).astype(np.float64)
-    turn = (np.cos(angle) + 1j * np.sin(angle)).astype(np.complex64)  # [d / 2]
+    turn = t_turns(config, steps)
     for row, head in np.ndindex(keys.shape[:2]):
         part = keys[row, head, :length, : config.head_dim]
         pairs = part.astype(np.float32).view(np.complex64)
         pairs *= turn
         part[...] = pairs.view(np.float32)
+
+
+def t_turns(config: DecoderConfig, steps: int) -> npt.NDArray[np.complex64]:
+    """[d / 2]: what pairs of the T part are multiplied with when t grows by `steps`."""
+    angle = steps * t_frequencies(config).astype(np.float64)
+    return (np.cos(angle) + 1j * np.sin(angle)).astype(np.complex64)
 
 
 def t_frequencies(config: DecoderConfig) -> npt.NDArray[np.float32]:

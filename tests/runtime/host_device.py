@@ -223,6 +223,15 @@ class HostKernels:
 
         self._device.queue(run)
 
+    def turn(self, keys: Tensor, turns: Tensor, *, length: int) -> None:
+        def run() -> None:
+            cosine, sine = self._device.array(turns).T
+            part = self._device.array(keys)[:, :, :length, : 2 * len(cosine)]
+            x, y = part[..., ::2].astype(np.float32), part[..., 1::2].astype(np.float32)
+            part[..., ::2], part[..., 1::2] = x * cosine - y * sine, x * sine + y * cosine
+
+        self._device.queue(run)
+
     def pack_frame(
         self,
         frame: DeviceFrame,

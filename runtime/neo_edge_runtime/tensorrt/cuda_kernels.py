@@ -68,6 +68,34 @@ extern "C" __global__ void likeliest(const float* logits, int* found, int vocab)
   }
 }
 
+__device__ float wide(unsigned short half) { float x; asm("cvt.f32.f16 %0, %1;" : "=f"(x) : "h"(half)); return x; }
+__device__ unsigned short narrowed_to_half(float x) {
+  unsigned short half;
+  asm("cvt.rn.f16.f32 %0, %1;" : "=h"(half) : "f"(x));
+  return half;
+}
+
+// One thread a pair (2i, 2i + 1) of the T part, which are the first 2 * pairs numbers of a key.
+extern "C" __global__ void turn(void* keys, const float* turns, int is_half, long long all, int pairs, int length,
+                                int capacity, int width) {
+  const long long i = (long long)blockIdx.x * blockDim.x + threadIdx.x;
+  if (i >= all) return;
+  const int pair = i % pairs, position = i / pairs % length;
+  const long long place = ((i / pairs / length) * capacity + position) * width + 2 * pair;
+  const float cosine = turns[2 * pair], sine = turns[2 * pair + 1];
+  float* full = (float*)keys + place;
+  unsigned short* half = (unsigned short*)keys + place;
+  const float x = is_half ? wide(half[0]) : full[0], y = is_half ? wide(half[1]) : full[1];
+  const float turned_x = x * cosine - y * sine, turned_y = x * sine + y * cosine;
+  if (is_half) {
+    half[0] = narrowed_to_half(turned_x);
+    half[1] = narrowed_to_half(turned_y);
+  } else {
+    full[0] = turned_x;
+    full[1] = turned_y;
+  }
+}
+
 // Weights of 22 fractional bits, as in bicubic.py; entry = {first, count, weights...}.
 __device__ unsigned char weighted(const unsigned char* pixels, long long stride, const int* entry) {
   int sum = 1 << 21;
@@ -151,6 +179,7 @@ class CudaKernels:
         self._module = cuda.call("cuModuleLoadData", image)
         self._append = cuda.call("cuModuleGetFunction", self._module, b"append")
         self._likeliest = cuda.call("cuModuleGetFunction", self._module, b"likeliest")
+        self._turn = cuda.call("cuModuleGetFunction", self._module, b"turn")
         self._narrow = cuda.call("cuModuleGetFunction", self._module, b"narrow")
         self._pack = cuda.call("cuModuleGetFunction", self._module, b"pack")
 
@@ -175,6 +204,22 @@ class CudaKernels:
         rows, vocab = logits.shape
         values = logits.address, found.address, vocab
         self._launch(self._likeliest, (rows, 1), _SEARCH_THREADS, values, (_POINTER, _POINTER, _INT))
+
+    def turn(self, keys: Tensor, turns: Tensor, *, length: int) -> None:
+        """Turns the T part of keys."""
+        batch, heads, capacity, width = keys.shape
+        pairs = turns.shape[0]
+        everything = batch * heads * length * pairs
+        self._launch(
+            self._turn,
+            (_blocks(everything), 1),
+            _PIXEL_THREADS,
+            (
+                *(keys.address, turns.address, int(keys.dtype.itemsize == 2), everything),
+                *(pairs, length, capacity, width),
+            ),
+            (_POINTER, _POINTER, _INT, _LONG, _INT, _INT, _INT, _INT),
+        )
 
     def pack_frame(
         self,

@@ -101,6 +101,16 @@ class Kernels(Protocol):
         """
         ...
 
+    def turn(self, keys: Tensor, turns: Tensor, *, length: int) -> None:
+        """Turns the T part of the first `length` keys, as `kv_cache.turn_t`.
+
+        Args:
+            keys: [B, kv_heads, C, 2d] float16 or float32, changed in place.
+            turns: [d / 2, 2] float32: cosine and sine of each pair's angle.
+            length: positions that turn.
+        """
+        ...
+
     def pack_frame(
         self,
         frame: DeviceFrame,

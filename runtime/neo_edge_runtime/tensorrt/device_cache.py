@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from neo_edge.errors import MemoryBudgetError, SessionClosedError
+from neo_edge.errors import BackendError, MemoryBudgetError, SessionClosedError
 from neo_edge_runtime.tensorrt.device import Device, Rows, Tensor
 
 if TYPE_CHECKING:
@@ -83,6 +83,32 @@ class DeviceCache:
         for name, tensor in self.tensors.items():
             self._copy(_row(tensor, row), _row(source.tensors[name], source_row), rows=1, length=length)
 
+    def move(self, sources: list[int], targets: list[int]) -> None:
+        """Copies positions of every row over others, run by run; no position is both a source and a target."""
+        self._require_open()
+        for source, target, count in _runs(sources, targets):
+            for tensor in self.tensors.values():
+                batch, heads, capacity, width = tensor.shape
+                token_bytes = width * tensor.dtype.itemsize
+                self._device.copy_rows(
+                    Rows(tensor.address + target * token_bytes, capacity * token_bytes),
+                    Rows(tensor.address + source * token_bytes, capacity * token_bytes),
+                    width_bytes=count * token_bytes,
+                    rows=batch * heads,
+                )
+
+    def turn_t(self, turns: Tensor, *, length: int) -> None:
+        """Turns the T part of the first `length` keys of all layers; raises `BackendError` without our programs."""
+        self._require_open()
+        if self._device.kernels is None:
+            raise BackendError(
+                "keys are turned by a program that NVRTC compiles, and NVRTC is not there: install nvidia-cuda-nvrtc "
+                'or the CUDA toolkit, or watch with policy="recompute"'
+            )
+        for name, tensor in self.tensors.items():
+            if name.startswith("key"):
+                self._device.kernels.turn(tensor, turns, length=length)
+
     def append(self, row: int, start: int, new: dict[str, Tensor]) -> None:
         """Copies new keys and values [B, kv_heads, S, width] of one row to its positions from `start` on."""
         for name, tensor in self.tensors.items():
@@ -148,3 +174,16 @@ class DeviceCache:
 def _row(tensor: Tensor, row: int) -> Tensor:
     shape = (1, *tensor.shape[1:])
     return Tensor(tensor.address + row * (tensor.nbytes // tensor.shape[0]), shape, tensor.dtype)
+
+
+def _runs(sources: list[int], targets: list[int]) -> Iterator[tuple[int, int, int]]:
+    """Neighbours that stay neighbours: first source, first target, how many."""
+    begin = 0
+    for end in range(1, len(sources) + 1):
+        follows = end < len(sources) and (sources[end], targets[end]) == (
+            sources[end - 1] + 1,
+            targets[end - 1] + 1,
+        )
+        if not follows:
+            yield sources[begin], targets[begin], end - begin
+            begin = end

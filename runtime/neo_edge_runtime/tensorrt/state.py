@@ -12,7 +12,8 @@ import numpy as np
 
 from neo_edge.engines import DECODE_PROFILE, PREFILL_PROFILE
 from neo_edge_runtime.backend import Likeliest
-from neo_edge_runtime.tensorrt.buffers import Buffers
+from neo_edge_runtime.kv_cache import t_turns
+from neo_edge_runtime.tensorrt.buffers import Buffers, PackedArrays
 from neo_edge_runtime.tensorrt.decoder import require_inputs
 from neo_edge_runtime.tensorrt.decoder_run import DecoderRun
 from neo_edge_runtime.tensorrt.device_cache import DeviceCache
@@ -97,6 +98,24 @@ class TrtDecoderState:
         assert isinstance(source, TrtDecoderState)
         with self._decoder.alone():
             self._cache.copy_row(row, source._cache, source_row, length=length)
+
+    def move(self, sources: npt.NDArray[np.int64], targets: npt.NDArray[np.int64]) -> None:
+        """Copies positions of every row over others, on the device."""
+        with self._decoder.alone():
+            self._cache.move(sources.tolist(), targets.tolist())
+
+    def shift_t(self, steps: int, *, length: int) -> None:
+        """Turns the T part of the first `length` keys by `steps`, on the device."""
+        turns = t_turns(self._decoder.config, steps).view(np.float32).reshape(-1, 2)
+        with self._decoder.alone():
+            device = self._decoder.device
+            packed = PackedArrays(
+                device, self._decoder.buffers, "turns", {"turns": (turns.shape, np.float32)}
+            )
+            packed.host["turns"][...] = turns
+            packed.upload()
+            self._cache.turn_t(packed.tensors["turns"], length=length)
+            device.synchronize()
 
     def copy(self, *, length: int, capacity: int) -> TrtDecoderState:
         """An independent state with the first `length` positions."""
