@@ -172,9 +172,9 @@ class DroppingWindow(Window):
             self._begin()
             return
         self._owners = self._owners[keep_tokens(self._session, self._owners >= kept[0].number)]
+        self.frames = kept
         self._start_t = kept[0].start_t - len(self._start)
         rerun_start(self._backend, self._session, self._start, self._tokens, self._start_t)
-        self.frames = kept
 
     def _shift_back(self) -> None:
         shift_positions(self._session, -self._start_t)
