@@ -10,6 +10,7 @@ from __future__ import annotations
 import importlib
 import json
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -29,6 +30,16 @@ class Reader:
         with np.load(self._feeds[self._next]) as arrays:
             self._next += 1
             return dict(arrays)
+
+    def __iter__(self) -> Iterator[dict[str, Any]]:
+        """Every run's arrays; awq wants them so."""
+        for path in self._feeds:
+            with np.load(path) as arrays:
+                yield dict(arrays)
+
+    def __len__(self) -> int:
+        """How many runs."""
+        return len(self._feeds)
 
     def rewind(self) -> None:
         """From the first again."""
