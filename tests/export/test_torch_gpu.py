@@ -8,7 +8,11 @@ import numpy as np
 import pytest
 import torch
 
+from neo_edge.bundle import Bundle
 from neo_edge.checkpoint import open_checkpoint
+from neo_edge.errors import BackendError
+from neo_edge_export.bench.command import _torch_rival
+from neo_edge_export.bench.gpu import gpu_bandwidth, gpu_meters
 from neo_edge_export.bench.torch_gpu import TorchGpuRival, torch_matrix_rate
 from neo_edge_export.bench.torch_speed import Step, TorchDecoder
 from neo_edge_export.reference_loading import load_reference
@@ -34,3 +38,20 @@ def test_a_compiled_rival_stands_beside_the_eager_one(golden_tiny: Path) -> None
 
 def test_the_matrix_rate_is_above_zero() -> None:
     assert torch_matrix_rate("cpu", size=64) > 0
+
+
+@pytest.mark.skipif(torch.cuda.is_available(), reason="there is a GPU")
+def test_without_a_gpu_its_bandwidth_and_matrix_rate_are_unknown_and_a_warning_says_so(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    assert not gpu_bandwidth().readers
+    assert "the copy bandwidth is not measured: " in caplog.text
+    meters = gpu_meters(5)
+    assert (meters.used_before, meters.used_bytes(), meters.matrix_rate()) == (5, None, None)
+
+
+@pytest.mark.skipif(torch.cuda.is_available(), reason="there is a GPU")
+def test_a_rival_on_a_gpu_needs_a_pytorch_that_sees_one(tiny_bundle: Bundle, golden_tiny: Path) -> None:
+    rival = _torch_rival(str(golden_tiny), tiny_bundle, on_gpu=True)
+    with pytest.raises(BackendError, match="sees no GPU to compare on: install a CUDA build"):
+        rival(1)

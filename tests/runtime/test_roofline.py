@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from host_device import HostDevice
 from numpy_backend import NumpyBackend
-from test_bench import PLAN, READ_BYTES_S, FakeBuffer, FakeClock, TimedBackend, report
+from test_bench import PLAN, FakeBuffer, FakeClock, TimedBackend, report
 from tiny_golden import GOLDEN
 
 from neo_edge.errors import MemoryBudgetError
@@ -86,6 +86,23 @@ def test_prefills_have_their_share_of_the_matrix_rate() -> None:
     assert report(found).to_json()["matrix_operations_per_second"] == 1e9
 
 
+def test_without_a_reader_decoding_has_no_share() -> None:
+    clock = FakeClock()
+    backend = TimedBackend(clock)
+    tokens = resolve_special_tokens(None, backend.config)
+    found = measure(
+        backend,
+        tokens,
+        PLAN,
+        weight_bytes=1_000_000,
+        takes_images=False,
+        threads=1,
+        buffer=UnknownBandwidth,
+        clock=clock,
+    )
+    assert [row.share for row in found.rows] == [None] * 6
+    assert found.bandwidth == {}
+
+
 def test_without_a_driver_no_memory_is_in_use() -> None:
     assert used_device_bytes("no-such-library.so") is None
-    assert set(READ_BYTES_S) == {"slow", "fast"}
