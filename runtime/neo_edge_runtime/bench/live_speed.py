@@ -27,7 +27,7 @@ if TYPE_CHECKING:
 
 Stage = Literal["decode", "preprocess", "vision", "prefill", "window"]
 STAGES: tuple[Stage, ...] = get_args(Stage)
-QUESTION = "What is seen now, and what has changed since the first frame?"
+QUESTION = "What is there?"
 _FIRST_TOKEN = SamplingOptions(max_new_tokens=1)
 _APART_S = 0.5  # between two frames, as they are stamped; no time passes
 _PICTURES = 8  # different ones, in turn
