@@ -101,6 +101,10 @@ MODELOPT_PEERS: Sequence[Peer] = (
             "fp32-portable",
             partial(run, mode="int4", method=method, block_size=size),
         )
-        for method, size in (("rtn_dq", 64), ("awq_lite", 64), ("awq_clip", 64))
+        for method, size in (
+            ("rtn_dq", 64),
+            ("awq_lite", 64),
+            ("awq_clip", 64),
+        )  # awq: of prompts of one length
     ),
 )

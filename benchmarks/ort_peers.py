@@ -128,11 +128,11 @@ ORT_PEERS: Sequence[Peer] = (
     ),
     Peer("ort-dynamic", "ONNX Runtime quantize_dynamic", "int8-dynamic", "fp32", dynamic),
     Peer(
-        "ort-rtn-64",
-        "ONNX Runtime MatMulNBits, rtn, block 64",
+        "ort-rtn-128",
+        "ONNX Runtime MatMulNBits, rtn, block 128",
         "int4",
         "fp32",
-        lambda job: four_bits(job, algorithm="rtn", block_size=64),
+        lambda job: four_bits(job, algorithm="rtn", block_size=128),
     ),
     Peer(
         "ort-rtn-32",
@@ -149,11 +149,11 @@ ORT_PEERS: Sequence[Peer] = (
         lambda job: four_bits(job, algorithm="k_quant", block_size=32),
     ),
     Peer(
-        "ort-hqq-64",
-        "ONNX Runtime MatMulNBits, hqq, block 64",
+        "ort-hqq-128",
+        "ONNX Runtime MatMulNBits, hqq, block 128",
         "int4",
         "fp32",
-        lambda job: four_bits(job, algorithm="hqq", block_size=64),
+        lambda job: four_bits(job, algorithm="hqq", block_size=128),
     ),
 )
 
