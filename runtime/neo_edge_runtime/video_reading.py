@@ -126,8 +126,10 @@ def _made(
         image = to_image(frame)
         return make(_compressed(image) if compress else image)
 
-    made: dict[int, _Made] = {}
     workers = min(MOST_WORKERS, usable_physical_cores())
+    if workers == 1:  # a thread would only take turns with this one
+        return {number: one(frame) for number, frame in frames}
+    made: dict[int, _Made] = {}
     waiting: deque[tuple[int, Future[_Made]]] = deque()
     with ThreadPoolExecutor(workers, thread_name_prefix="video-frames") as pool:
         try:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import os
 from fractions import Fraction
 from pathlib import Path
 
@@ -223,3 +224,20 @@ def test_a_frame_whose_last_line_comes_first_in_memory_is_not_upside_down(
     assert flipped.planes[0].line_size < 0  # the filter only turns the order of the lines
     expected = upright.to_ndarray(format="rgb24")
     np.testing.assert_array_equal(np.asarray(to_image(flipped)), expected[::-1])
+
+
+@pytest.mark.skipif(
+    not hasattr(os, "sched_setaffinity"), reason="the system cannot keep a process to one core"
+)
+def test_one_core_gives_the_frames_that_several_give() -> None:
+    clip = FILES["H.264, B-frames, short GOPs"]
+    expected = read_video(clip)
+    allowed = os.sched_getaffinity(0)
+    os.sched_setaffinity(0, {min(allowed)})
+    try:
+        found = read_video(clip)
+    finally:
+        os.sched_setaffinity(0, allowed)
+    assert [frame.time_s for frame in found.frames] == [frame.time_s for frame in expected.frames]
+    for ours, theirs in zip(found.frames, expected.frames, strict=True):
+        np.testing.assert_array_equal(np.asarray(ours.image), np.asarray(theirs.image))
