@@ -122,7 +122,8 @@ def calibrate(
                 state.finished = True
                 state.clear_others()
                 return CalibrationResult(opened, name, there, True, found.skipped, warnings)
-            require_sound_variant(opened, chosen)  # the statistics will say that they are of these very graphs
+            # The statistics will say that they are of these very graphs.
+            require_sound_variant(opened, chosen)
             count = threads or usable_physical_cores()
             state.settle(wanted, count)
             groups = _gather(opened, encoder, state.directory, wanted, count, seed)
