@@ -21,6 +21,7 @@ from neo_edge.tokenizer import Tokenizer
 from neo_edge_runtime import Checkpoint, LiveSession, Model, Session
 from neo_edge_runtime.backend import DecoderInputs
 from neo_edge_runtime.live.sliding import keep_tokens, shift_positions
+from neo_edge_runtime.live.window import Policy
 from neo_edge_runtime.ort_backend import OrtBackend
 from neo_edge_runtime.vision_encoder import encode_images
 
@@ -114,6 +115,26 @@ def test_a_full_window_keeps_the_newest_frames_rows_behind_a_start_that_moves_up
     assert live.stats().windows_cut == 12
 
 
+def test_a_start_that_cannot_be_run_again_stays_where_it_was_until_the_next_frames_go(
+    model: Model, backend: NumpyBackend
+) -> None:
+    live = model.watch(max_frames=3, every=None, prompt="be brief")
+    rows, rng = Rows(model, backend, max_frames=3), np.random.default_rng(0)
+    for number in range(6):
+        picture = random_picture(rng)
+        if number == 3:
+            backend.failing_token = ord("b")  # of the system prompt
+            with pytest.raises(BackendError, match="as the test wanted"):
+                live.add(picture, number)
+            backend.failing_token = None
+            rows.frames = rows.frames[1:]
+        else:
+            live.add(picture, number)
+            rows.add(picture, number)
+        np.testing.assert_allclose(live_logits(live, "where?", [], []), rows.ask("where?"), atol=1e-5, rtol=0)
+    assert (live.stats().windows_cut, live.stats().frames_dropped) == (2, 1)
+
+
 def test_a_large_window_drops_an_eighth_at_once(model: Model) -> None:
     live = model.watch(max_frames=24, every=None)
     show(live, 24)
@@ -133,8 +154,8 @@ def test_recomputing_drops_half(model: Model) -> None:
 
 
 @pytest.mark.parametrize("policy", ["drop", "recompute"])
-def test_a_window_of_one_frame_shows_the_newest(model: Model, policy: str) -> None:
-    live = model.watch(max_frames=1, every=None, policy=policy)  # type: ignore[arg-type]
+def test_a_window_of_one_frame_shows_the_newest(model: Model, policy: Policy) -> None:
+    live = model.watch(max_frames=1, every=None, policy=policy)
     picture = show(live, 4)[-1]
     other = model.watch(max_frames=1, every=None)
     other.add(picture, 1.5)
@@ -175,14 +196,42 @@ def test_positions_go_back_before_the_models_last_one(tokenizer: Tokenizer) -> N
 
 @pytest.mark.parametrize("policy", ["drop", "recompute"])
 def test_frames_leave_room_for_a_question_where_the_context_is_small(
-    backend: NumpyBackend, tokenizer: Tokenizer, policy: str
+    backend: NumpyBackend, tokenizer: Tokenizer, policy: Policy
 ) -> None:
     model = Model(backend, tokens=TOKENS, tokenizer=tokenizer, protocol=SMALL, max_context_tokens=200)
-    live = model.watch(max_frames=64, every=None, policy=policy)  # type: ignore[arg-type]
+    live = model.watch(max_frames=64, every=None, policy=policy)
     show(live, 30)
     assert 4 <= live.stats().frames_in_window < 12
     assert live.stats().cache_tokens <= 150
     assert live.ask("what is there to be seen?").request.cached_tokens == live.stats().cache_tokens
+
+
+def test_a_window_that_the_context_bounds_keeps_most_of_its_frames_and_turns_no_keys(
+    backend: NumpyBackend, tokenizer: Tokenizer
+) -> None:
+    model = Model(backend, tokens=TOKENS, tokenizer=tokenizer, protocol=SMALL, max_context_tokens=200)
+    live = model.watch(max_frames=64, every=None)
+    sizes = []
+    for number in range(40):
+        live.add(np.full((32, 64, 3), number, np.uint8), number)
+        sizes.append(live.stats().frames_in_window)
+    most = max(sizes)
+    assert most < 12
+    assert set(sizes[most:]) <= {most - 1, most}  # an eighth of it is one frame
+    assert live.stats().windows_cut > 20
+    assert live.stats().positions_shifted == 0
+
+
+@pytest.mark.parametrize("policy", ["drop", "recompute"])
+def test_a_window_of_one_frame_runs_nothing_but_its_frames(
+    model: Model, backend: NumpyBackend, policy: Policy
+) -> None:
+    live = model.watch(max_frames=1, every=None, policy=policy)
+    show(live, 3)
+    backend.runs.clear()
+    live.add(random_picture(np.random.default_rng(5)), 9.0)
+    assert sum(backend.runs) == len(live._window.frames[0].ids)
+    assert live.stats().tokens_recomputed == 0
 
 
 @pytest.mark.parametrize("variant", ["fp32", "fp32-portable"])

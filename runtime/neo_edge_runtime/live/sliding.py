@@ -49,7 +49,8 @@ def keep_tokens(session: Session, kept: npt.NDArray[np.bool_]) -> npt.NDArray[np
     order = np.arange(int(kept.sum()))
     targets = np.flatnonzero(~kept[: len(order)])
     sources = len(order) + np.flatnonzero(kept[len(order) :])
-    state.move(sources, targets)
+    if len(sources):
+        state.move(sources, targets)
     order[targets] = sources
     session.stand_at(Checkpoint(len(order), session.next_t))
     return order

@@ -57,7 +57,7 @@ class Window:
         self.frames: list[WatchedFrame] = []
         self._added = 0
         self.cuts, self.recomputed, self.shifts = 0, 0, 0
-        self._begin()
+        session.prefill(self._start, layout(self._start, [], self._tokens))
 
     @property
     def ids(self) -> list[int]:
@@ -70,7 +70,8 @@ class Window:
         """Takes a frame in, older ones out where there is no room.
 
         Raises:
-            ContextOverflowError, MemoryBudgetError: it does not fit, even where all others are gone.
+            ContextOverflowError: it does not fit, even where all others are gone.
+            MemoryBudgetError: there is no memory for it now.
             SessionClosedError, BackendError: as `Session.prefill`.
         """
         session = self._session
@@ -95,40 +96,36 @@ class Window:
     def _enter(self, frame: WatchedFrame) -> None:
         self.frames.append(frame)
 
-    def _cut(self, *, full: bool) -> None:
-        """Makes some room; `full`: a frame must go."""
+    def _cut(self) -> None:
+        """Drops some frames."""
         raise NotImplementedError
 
-    def _begin(self) -> None:
-        """Starts over, without frames."""
-        self.frames = []
-        self._session.rewind(Checkpoint(0, 0))
-        self._session.prefill(self._start, layout(self._start, [], self._tokens))
+    def _move_back(self) -> bool:
+        """Makes room in positions, with all frames as they are; whether it could."""
+        return False
 
     def _make_room(self, new_tokens: int, *, steps: int) -> None:
-        while self.frames and (
-            (full := len(self.frames) >= self._max_frames) or not self._fits(new_tokens, steps)
-        ):
-            self._cut(full=full)
-
-    def _fits(self, new_tokens: int, steps: int) -> bool:
         session = self._session
         positions = self._backend.traits.config.decoder.max_positions
-        return _leaves_room(session.next_t + steps, positions) and _leaves_room(
-            session.length + new_tokens, session.max_tokens
-        )
+        while self.frames:
+            roomy = _leaves_room(session.length + new_tokens, session.max_tokens)
+            full = len(self.frames) >= self._max_frames or not roomy
+            if not full and _leaves_room(session.next_t + steps, positions):
+                return
+            if full or not self._move_back():
+                self._cut()
 
 
 class RecomputingWindow(Window):
     """Drops the older half and prefills the rest again: the cache is what one prefill of its frames would give."""
 
-    def _cut(self, *, full: bool) -> None:  # noqa: ARG002
-        kept = self.frames[(len(self.frames) + 1) // 2 :]
-        self._begin()
+    def _cut(self) -> None:
+        kept, self.frames = self.frames[(len(self.frames) + 1) // 2 :], []
         self.cuts += 1
+        session = self._session
+        session.rewind(session.checkpoint_at(len(self._start)))  # which has seen nothing behind it
         if not kept:
             return
-        session = self._session
         ids = np.concatenate([frame.ids for frame in kept])
         visual_tokens = [frame.visual_tokens for frame in kept if frame.visual_tokens is not None]
         piece = layout(
@@ -151,36 +148,41 @@ class DroppingWindow(Window):
     back at once, which costs no run of the decoder.
     """
 
-    def _begin(self) -> None:
-        super()._begin()
-        sliding_state(self._session)
-        self._owners = np.full(self._session.length, _START)  # [length]: the frame that each token is of
+    def __init__(
+        self, backend: Backend, session: Session, prompts: PromptAssembly, *, max_frames: int, system: str
+    ) -> None:
+        super().__init__(backend, session, prompts, max_frames=max_frames, system=system)
+        sliding_state(session)
+        self._owners = np.full(session.length, _START)  # [length]: the frame that each token is of
         self._start_t = 0  # t of the first token in the cache
 
     def _enter(self, frame: WatchedFrame) -> None:
         super()._enter(replace(frame, visual_tokens=None))
         self._owners = np.concatenate([self._owners, np.full(len(frame.ids), frame.number)])
 
-    def _cut(self, *, full: bool) -> None:
-        if not full and self._start_t:
-            self._shift_back()
-            return
-        kept = self.frames[max(1, self._max_frames // _DROPPED_SHARE) :]
-        self.cuts += 1
-        self.recomputed += len(self._start)
-        if not kept:
-            self._begin()
-            return
-        self._owners = self._owners[keep_tokens(self._session, self._owners >= kept[0].number)]
+    def _cut(self) -> None:
+        start = len(self._start)
+        kept = self.frames[max(1, len(self.frames) // _DROPPED_SHARE) :]
+        oldest = kept[0].number if kept else _START
+        self._owners = self._owners[keep_tokens(self._session, self._owners >= oldest)]
         self.frames = kept
-        self._start_t = kept[0].start_t - len(self._start)
-        rerun_start(self._backend, self._session, self._start, self._tokens, self._start_t)
+        self.cuts += 1
+        start_t = kept[0].start_t - start if kept else 0
+        if not kept:
+            self._session.stand_at(Checkpoint(start, start))
+        if start_t != self._start_t:
+            rerun_start(self._backend, self._session, self._start, self._tokens, start_t)
+            self._start_t = start_t
+            self.recomputed += start
 
-    def _shift_back(self) -> None:
+    def _move_back(self) -> bool:
+        if not self._start_t:
+            return False
         shift_positions(self._session, -self._start_t)
         self.frames = [replace(frame, start_t=frame.start_t - self._start_t) for frame in self.frames]
         self._start_t = 0
         self.shifts += 1
+        return True
 
 
 WINDOWS: dict[Policy, type[Window]] = {"drop": DroppingWindow, "recompute": RecomputingWindow}
