@@ -44,7 +44,8 @@ def live(model: Model) -> Iterator[LiveSession]:
 
 
 @pytest.mark.parametrize(
-    ("every", "seconds"), [("0.5s", 0.5), ("2 s", 2.0), ("40ms", 0.04), (1, 1.0), (0, 0.0), (None, 0.0)]
+    ("every", "seconds"),
+    [("0.5s", 0.5), ("2 s", 2.0), ("40ms", 0.04), ("0.5", 0.5), (1, 1.0), (0, 0.0), (None, 0.0)],
 )
 def test_every_is_read(every: str | float | None, seconds: float) -> None:
     assert parse_every(every) == pytest.approx(seconds)
@@ -133,6 +134,25 @@ def test_a_run_that_fails_leaves_what_was_watched(
     np.testing.assert_allclose(
         live_logits(live, "where?", [], []),
         full_logits(model, [(0.0, PICTURE)], "where?", [], [], system=""),
+        atol=1e-5,
+    )
+
+
+def test_a_half_that_cannot_be_prefilled_again_leaves_the_start_for_the_next_frame(
+    model: Model, backend: NumpyBackend
+) -> None:
+    live = model.watch(max_frames=2, every=None, policy="recompute", prompt="be brief")
+    for time_s in (0.0, 9.0):
+        live.add(PICTURE, time_s)
+    backend.failing_token = ord("9")  # of the frame that stays
+    with pytest.raises(BackendError, match="as the test wanted"):
+        live.add(PICTURE, 10.0)
+    backend.failing_token = None
+    assert live.stats().frames_in_window == 0
+    live.add(PICTURE, 11.0)
+    np.testing.assert_allclose(
+        live_logits(live, "where?", [], []),
+        full_logits(model, [(11.0, PICTURE)], "where?", [], [], system="be brief"),
         atol=1e-5,
     )
 

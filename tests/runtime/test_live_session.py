@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import gc
+import io
 import random
 import threading
 import time
@@ -14,6 +15,7 @@ import numpy as np
 import pytest
 from live_sequences import full_logits, live_logits
 from numpy_backend import NumpyBackend
+from PIL import Image
 from tiny_golden import TOKENS
 
 from neo_edge.errors import InputError, SessionClosedError
@@ -136,6 +138,43 @@ def test_frames_that_come_quickly_do_not_hold_a_question_up(
     assert answers == [live.stats().cache_tokens]
 
 
+def test_a_frame_that_another_thread_overtook_is_dropped_also_while_the_newer_one_enters(
+    live: LiveSession, backend: NumpyBackend, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    reading, read, entering, go_on = (threading.Event() for _ in range(4))
+
+    class SlowFile:
+        def read(self, _size: int = -1) -> bytes:
+            reading.set()
+            assert read.wait(GUARD_S)
+            file = io.BytesIO()
+            Image.fromarray(PICTURE).save(file, "PNG")
+            return file.getvalue()
+
+    def slowly(patches: np.ndarray, patch_xy: np.ndarray) -> np.ndarray:
+        entering.set()
+        assert go_on.wait(GUARD_S)
+        return encode(patches, patch_xy)
+
+    encode = backend.encode_patches
+    monkeypatch.setattr(backend, "encode_patches", slowly)
+    fates: list[str] = []
+    answer = live.ask("hello", options=LONG)
+    with running(lambda: fates.append(live.add(SlowFile(), 1.0))):
+        assert reading.wait(GUARD_S)
+        assert live.add(PICTURE, 2.0) == "waiting"
+        answer.close()
+        with running(lambda: live.ask("hello", options=SHORT).finish()):
+            assert entering.wait(GUARD_S)
+            read.set()
+            while live.stats().frames_seen < 2:
+                time.sleep(0.001)
+            go_on.set()
+    assert fates == ["dropped"]
+    live.ask("hello", options=SHORT).finish()
+    assert [frame.time_s for frame in live._window.frames] == [2.0]
+
+
 def test_the_frame_that_waits_enters_before_the_next_question(live: LiveSession, model: Model) -> None:
     answer = live.ask("hello", options=LONG)
     live.add(PICTURE, 1.5)
@@ -176,6 +215,25 @@ def test_an_answer_that_is_dropped_frees_the_session(live: LiveSession, started:
     del answer
     gc.collect()
     assert live.add(PICTURE, 0.0) == "used"
+
+
+def test_five_hundred_sessions_leave_nothing_behind(model: Model, backend: NumpyBackend) -> None:
+    before = threading.active_count()
+    for number in range(500):
+        live = model.watch(every=None)
+        if number % 10 == 0:
+            live.add(PICTURE, 0.0)
+        answer = live.ask("hello", options=LONG)
+        if number % 20 == 0:
+            next(answer)
+        if number % 2:
+            live.close()
+    del live, answer
+    gc.collect()
+    assert all(state.closed for state in backend.states)
+    assert len(backend.states) == 500
+    assert model._budget.held_bytes == model._budget.reserved_bytes == 0
+    assert threading.active_count() == before
 
 
 def test_a_question_of_another_thread_ends_the_answer_that_is_being_decoded(live: LiveSession) -> None:

@@ -114,13 +114,15 @@ class LiveSession:
         self._seen_s: float | None = None  # time of the newest frame seen
         self._taken_s = 0.0  # of the newest one that was not skipped
         self._entered_s: float | None = None  # of the newest one in the cache
+        self._newest_s = 0.0  # of the newest one that is there, enters or waits: no older one follows it
         self._total, self._last = StageTimes(), StageTimes()
 
     def add(self, image: ImageSource, time_s: float) -> FrameFate:
         """Shows a frame.
 
         Args:
-            image: what `load_image` takes; it may be overwritten afterwards.
+            image: what `load_image` takes; it may be overwritten afterwards. Not so an array on a GPU whose frame is
+                `waiting`: it is read when it enters, so give each such frame memory of its own.
             time_s: when it was seen, in seconds; not before the frame that was taken last.
 
         Returns:
@@ -130,7 +132,8 @@ class LiveSession:
 
         Raises:
             ImageError, InputError: no picture, or no time, or one before that of an earlier frame; nothing changed.
-            MemoryBudgetError, ContextOverflowError: it does not fit; it was not taken.
+            MemoryBudgetError, ContextOverflowError, BackendError: this frame or the one that waited before it
+                does not fit, or its run failed; this one was not taken.
             SessionClosedError: the session is closed.
         """
         time_s = _checked_time(time_s)
@@ -155,11 +158,11 @@ class LiveSession:
             self._taken_s = max(time_s, self._taken_s)
             while self._busy == "frame" and not self._asking:
                 self._door.wait()
-            newest_s = max(self._entered_s or 0.0, 0.0 if self._waiting is None else self._waiting.time_s)
-            if self._closed or time_s < newest_s:
+            if self._closed or time_s < self._newest_s:
                 self._dropped += 1
                 self._require_open()
                 return "dropped"
+            self._newest_s = time_s
             if self._busy is not None or self._asking:
                 self._dropped += self._waiting is not None
                 self._waiting = arrived
@@ -214,7 +217,9 @@ class LiveSession:
         Raises:
             ImageError, PromptError, InputError: the question is not well formed.
             ConstraintError, MissingExtraError: the answer cannot be bound so.
-            ContextOverflowError, MemoryBudgetError: it does not fit behind what is watched.
+            ContextOverflowError, MemoryBudgetError: it does not fit behind what is watched, or the frame that waited
+                does not; that frame is dropped then.
+            BackendError: the frame that waited could not be run; it is dropped.
             SessionClosedError: the session is closed.
         """
         started = time.perf_counter()

@@ -8,12 +8,12 @@ import re
 from neo_edge.errors import InputError
 from neo_edge.shown import shown
 
-_EVERY = re.compile(r"(\d+(?:\.\d+)?)\s*(ms|s)")
+_EVERY = re.compile(r"(\d+(?:\.\d+)?)\s*(ms|s)?")
 _SLACK = 1e-6  # of the interval: 15 frames at 30 a second are not quite half a second in floating point
 
 
 def parse_every(every: str | float | None) -> float:
-    """Seconds of `"0.5s"`, `"500ms"` or a number; None is 0, every frame.
+    """Seconds of `"0.5s"`, `"0.5"`, `"500ms"` or a number; None is 0, every frame.
 
     Raises:
         InputError: it is none of these, or below zero.
