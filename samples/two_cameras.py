@@ -54,10 +54,10 @@ def watch(bundle: str, cameras: list[str], question: str, ask_every_s: float) ->
             time.sleep(ask_every_s)
             over = all(feed.status().state in ENDED for _, _, feed in feeds)
             for camera, live, feed in feeds:
-                events = feed.events()
-                for event in events[said[camera] :]:
-                    print(f"{camera}: {event.message}", flush=True)
-                said[camera] = len(events)
+                for event in feed.events():
+                    if event.number > said[camera]:
+                        print(f"{camera}: {event.message}", flush=True)
+                        said[camera] = event.number
                 if live.stats().frames_used:
                     print(f"{camera}: {live.ask(question).finish().text}", flush=True)
 

@@ -30,11 +30,19 @@ from PIL import Image
 from tiny_golden import TOKENS
 from video_files import number_of, numbered_picture, video
 
-from neo_edge.errors import InputError, SessionClosedError, SourceError
+from neo_edge.errors import (
+    ContextOverflowError,
+    InputError,
+    MemoryBudgetError,
+    NeoEdgeError,
+    SessionClosedError,
+    SourceError,
+)
 from neo_edge.protocols import get_protocol
 from neo_edge.tokenizer import Tokenizer
 from neo_edge_runtime import Model
 from neo_edge_runtime.live.feed import LiveFeed
+from neo_edge_runtime.live.feed_record import KEPT_EVENTS, FeedRecord
 from neo_edge_runtime.live.feed_status import Reconnect
 from neo_edge_runtime.live.pacing import stopped_before
 from neo_edge_runtime.live.source import LiveSource, TimedImage, open_source
@@ -232,6 +240,8 @@ def test_a_session_that_is_closed_ends_the_feed() -> None:
     with LiveFeed((Frame(grey()) for _ in itertools.count()), Remembering(before=closed)) as feed:
         assert feed.wait(WAIT_S).state == "stopped"
     assert feed.status().error is None
+    assert kinds(feed) == ["session_closed"]
+    assert "the session is closed" in feed.events()[0].message
 
 
 def test_what_the_session_raises_otherwise_ends_the_feed_and_is_kept() -> None:
@@ -241,6 +251,27 @@ def test_what_the_session_raises_otherwise_ends_the_feed_and_is_kept() -> None:
     with LiveFeed([(grey(), 0.0)], Remembering(before=broken)) as feed:
         status = feed.wait(WAIT_S)
     assert (status.state, str(status.error)) == ("failed", "the model is broken")
+
+
+def test_a_frame_that_there_is_no_room_for_is_left_out_and_the_next_one_is_handed_on() -> None:
+    errors: list[NeoEdgeError] = [MemoryBudgetError("no memory"), ContextOverflowError("no positions")]
+
+    def scarce() -> None:
+        if errors:
+            raise errors.pop(0)
+
+    live = Remembering(before=scarce)
+    status = fed((Frame(grey(number)) for number in range(3)), live).status()
+    assert live.greys == [2]
+    assert (status.frames_refused, status.frames_handed) == (2, 1)
+
+
+def test_events_have_numbers_that_go_on_when_old_ones_are_forgotten() -> None:
+    record = FeedRecord("the camera")
+    for number in range(KEPT_EVENTS + 3):
+        record.say("resumed", str(number))
+    numbers = [event.number for event in record.events()]
+    assert numbers == list(range(4, KEPT_EVENTS + 4))
 
 
 def test_late_frames_are_left_out_until_the_clock_has_begun_anew() -> None:

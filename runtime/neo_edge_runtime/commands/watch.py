@@ -132,12 +132,12 @@ def _is_over(status: FeedStatus) -> bool:
 
 
 def _tell(feed: LiveFeed, told: int) -> int:
-    """Prints the events behind the first `told` ones, but a failure, which ends the command; gives their number."""
-    events = feed.events()
-    for event in events[told:]:
-        if event.kind != "failed":
+    """Prints the events behind number `told`, but a failure, which ends the command; gives the last one's number."""
+    for event in feed.events():
+        if event.number > told and event.kind != "failed":
             print(event.message, file=sys.stderr, flush=True)
-    return len(events)
+        told = max(told, event.number)
+    return told
 
 
 def _options(texts: list[str]) -> dict[str, str]:

@@ -2,27 +2,29 @@
 
 from __future__ import annotations
 
-import logging
 import math
 import threading
 import time
-from collections import deque
 from types import TracebackType
 from typing import Protocol
 
-from neo_edge.errors import InputError, SessionClosedError, SourceError
+from neo_edge.errors import (
+    ContextOverflowError,
+    InputError,
+    MemoryBudgetError,
+    SessionClosedError,
+    SourceError,
+)
 from neo_edge.shown import shown
 from neo_edge_runtime.device_frame import device_frame, is_on_device
 from neo_edge_runtime.image_input import ImageSource, load_image
-from neo_edge_runtime.live.feed_status import ENDS, EventKind, FeedEvent, FeedState, FeedStatus, Reconnect
+from neo_edge_runtime.live.feed_record import FeedRecord
+from neo_edge_runtime.live.feed_status import FeedEvent, FeedStatus, Reconnect
 from neo_edge_runtime.live.frame_reader import Arrived, ErrorTrap, Finished, FrameReader
 from neo_edge_runtime.live.source import FrameSource, LiveSource, open_source
 from neo_edge_runtime.live.timeline import Timeline
 
-_log = logging.getLogger(__name__)
-
 MAX_BLOCKED_READERS = 3  # a source that blocks is opened again beside so many that do not come back
-KEPT_EVENTS = 256  # the newest ones
 
 
 class FrameSink(Protocol):
@@ -76,27 +78,12 @@ class LiveFeed:
         self._live, self._stall_s, self._reconnect = live, stall_s, reconnect
         self._timeline = Timeline(start_s)
         self._start_s = start_s
-        self._lock = threading.RLock()
+        self._record = FeedRecord(self._source.name)
         self._stop_asked = threading.Event()
         self._ended = threading.Event()
-        self._state: FeedState = "new"
-        self._events: deque[FeedEvent] = deque(maxlen=KEPT_EVENTS)
+        self._lock = threading.RLock()  # guards the readers, and who starts and stops
         self._readers: list[FrameReader] = []  # the last one reads; those before it are blocked
         self._left_behind: set[FrameReader] = set()  # not waited for again
-        self._counts = {
-            "read": 0,
-            "dropped": 0,
-            "handed": 0,
-            "skipped": 0,
-            "late": 0,
-            "refused": 0,
-            "reconnects": 0,
-        }
-        self._size: tuple[int, int] | None = None
-        self._error: Exception | None = None
-        self._last_s: float | None = None  # when a frame was handed on, by the monotonic clock
-        self._refusing = False  # the frame before was refused, too
-        self._started_s = 0.0
         self._thread = threading.Thread(target=self._run, name="live-feed", daemon=True)
 
     def start(self) -> None:
@@ -106,10 +93,8 @@ class LiveFeed:
             SessionClosedError: it was started or stopped before.
         """
         with self._lock:
-            if self._state != "new":
+            if not self._record.start():
                 raise SessionClosedError("this feed was started before: make another LiveFeed")
-            self._state = "opening"
-            self._started_s = time.monotonic()
             self._thread.start()
 
     def stop(self, timeout_s: float = 5.0) -> FeedStatus:
@@ -121,8 +106,8 @@ class LiveFeed:
         deadline = time.monotonic() + timeout_s
         with self._lock:
             self._stop_asked.set()
-            if self._state == "new":
-                self._state = "stopped"
+            if self._record.state == "new":
+                self._record.move_to("stopped")
                 self._ended.set()
             readers = list(self._readers)
         for reader in readers:
@@ -144,26 +129,12 @@ class LiveFeed:
     def status(self) -> FeedStatus:
         """How things are now."""
         with self._lock:
-            running = [reader.counts for reader in self._readers[-1:]]
-            return FeedStatus(
-                state=self._state,
-                frames_read=self._counts["read"] + sum(read for read, _ in running),
-                frames_handed=self._counts["handed"],
-                frames_skipped=self._counts["skipped"],
-                frames_dropped=self._counts["dropped"] + sum(dropped for _, dropped in running),
-                frames_late=self._counts["late"],
-                frames_refused=self._counts["refused"],
-                reconnects=self._counts["reconnects"],
-                size=self._size,
-                last_frame_age_s=None if self._last_s is None else time.monotonic() - self._last_s,
-                blocked_readers=self._blocked(),
-                error=self._error,
-            )
+            reading = self._readers[-1].counts if self._readers else (0, 0)
+            return self._record.status(reading=reading, blocked_readers=self._blocked())
 
     def events(self) -> tuple[FeedEvent, ...]:
         """What has happened, oldest first; the newest 256 are kept."""
-        with self._lock:
-            return tuple(self._events)
+        return self._record.events()
 
     def __enter__(self) -> LiveFeed:
         self.start()
@@ -182,44 +153,44 @@ class LiveFeed:
             for reader in self._readers:
                 reader.stop()
             if trap.error is not None:
-                self._fail(trap.error)
-            elif self._state not in ENDS:
-                self._state = "stopped"
+                self._record.fail(trap.error)
+            self._record.move_to("stopped")
             self._ended.set()
 
     def _feed(self) -> None:
+        record, name = self._record, self._source.name
         attempt = 0
         while not self._stop_asked.is_set():
-            handed = self._counts["handed"]
+            handed = record.counted("handed")
             finished = self._hand_on(self._open())
             if finished is None:  # stopped
                 return
             error = finished.error
-            if error is None and self._counts["read"] + self._readers[-1].counts[0] == 0:
-                error = SourceError(f"{self._source.name} has ended without a frame: give one that has some")
+            if error is None and record.counted("read") + self._readers[-1].counts[0] == 0:
+                error = SourceError(f"{name} has ended without a frame: give one that has some")
             if error is None:
-                self._say("ended", f"{self._source.name} has ended", state="ended")
+                record.say("ended", f"{name} has ended", state="ended")
                 return
-            attempt = 0 if self._counts["handed"] > handed else attempt
+            attempt = 0 if record.counted("handed") > handed else attempt
             wait_s = self._wait_s(error, attempt)
             if wait_s is None:
-                self._fail(error)
+                record.fail(error)
                 return
-            self._say("lost", f"{error}; opened again in {wait_s:g} s", error=error, state="waiting")
+            record.say("lost", f"{error}; opened again in {wait_s:g} s", error=error, state="waiting")
             attempt += 1
             if not self._stop_asked.wait(wait_s):
-                self._counts["reconnects"] += 1
-                self._timeline.resume(self._start_s + time.monotonic() - self._started_s)
+                record.count("reconnects")
+                self._timeline.resume(self._start_s + time.monotonic() - record.started_s)
 
     def _open(self) -> FrameReader:
         with self._lock:
             if self._readers:
                 read, dropped = self._readers[-1].counts
-                self._counts["read"] += read
-                self._counts["dropped"] += dropped
+                self._record.count("read", read)
+                self._record.count("dropped", dropped)
             self._readers = [reader for reader in self._readers if reader.alive]
             if not self._stop_asked.is_set():
-                self._state = "opening"
+                self._record.move_to("opening")
             self._readers.append(FrameReader(self._source))
             return self._readers[-1]
 
@@ -227,7 +198,7 @@ class LiveFeed:
         """Until the source ends; None: until the feed is stopped."""
         useful_s = time.monotonic()  # when the last frame came that could be used
         while not self._stop_asked.is_set():
-            stalled = self._state == "stalled"
+            stalled = self._record.state == "stalled"
             left_s = None if stalled else max(0.0, useful_s + self._stall_s - time.monotonic())
             arrived = reader.take(left_s)
             if self._stop_asked.is_set():
@@ -238,7 +209,7 @@ class LiveFeed:
                 useful_s = time.monotonic()
             elif not stalled and time.monotonic() >= useful_s + self._stall_s:
                 error = SourceError(self._stall_message(reader))
-                self._say("stalled", str(error), error=error, state="stalled")
+                self._record.say("stalled", str(error), error=error, state="stalled")
                 if self._reconnect is not None and self._source.can_reopen:
                     reader.stop()
                     return Finished(error)
@@ -251,34 +222,25 @@ class LiveFeed:
         restarts = self._timeline.restarts
         time_s = self._timeline.place(arrived.at_s if own_s is None else own_s)
         if time_s is None:
-            self._counts["late"] += 1
+            self._record.count("late")
             return False
         if self._timeline.restarts > restarts:
-            self._say(
+            self._record.say(
                 "clock_restarted",
                 f"the times of {self._source.name} began anew; they go on at {time_s:.2f} s",
             )
         try:
-            if not self._live.wants(
-                time_s
-            ):  # of a camera's 30 frames a second most are not even decoded to RGB
-                self._counts["skipped"] += 1
-                self._run_on()
-                return True
-            size = self._add(arrived.frame.image, time_s)
-        except InputError as error:
-            self._counts["refused"] += 1
-            if not self._refusing:
-                self._say(
-                    "frame_refused", f"a frame of {self._source.name} is left out: {error}", error=error
-                )
-            self._refusing = True
+            if self._live.wants(time_s):
+                self._record.handed(self._add(arrived.frame.image, time_s))
+            else:  # of a camera's 30 frames a second most are not even decoded to RGB
+                self._record.skipped()
+        except (InputError, ContextOverflowError, MemoryBudgetError) as error:
+            self._record.refused(error)
             return False
-        except SessionClosedError:  # nobody watches any more
+        except SessionClosedError as error:
+            self._record.say("session_closed", f"no more frames of {self._source.name} are taken: {error}")
             self._stop_asked.set()
             return False
-        self._refusing = False
-        self._note(size)
         return True
 
     def _add(self, image: ImageSource, time_s: float) -> tuple[int, int]:
@@ -290,30 +252,6 @@ class LiveFeed:
         loaded = load_image(image)
         self._live.add(loaded, time_s)
         return loaded.size
-
-    def _note(self, size: tuple[int, int]) -> None:
-        with self._lock:
-            before, self._size = self._size, size
-            self._counts["handed"] += 1
-            self._last_s = time.monotonic()
-            if before is None:
-                self._say("opened", f"{self._source.name} gives frames of {size[0]}x{size[1]}")
-            elif before != size:
-                self._say(
-                    "size_changed",
-                    f"{self._source.name} gives frames of {size[0]}x{size[1]}, before {before[0]}x{before[1]}",
-                )
-            self._run_on(first=before is None)
-
-    def _run_on(self, *, first: bool = False) -> None:
-        """A frame came that could be used."""
-        with self._lock:
-            if self._state == "stalled" or (
-                self._state == "opening" and not first and self._size is not None
-            ):
-                self._say("resumed", f"{self._source.name} gives frames again")
-            if self._state not in ENDS:
-                self._state = "running"
 
     def _wait_s(self, error: Exception, attempt: int) -> float | None:
         """Seconds before the source is opened again; None: it is not."""
@@ -331,21 +269,8 @@ class LiveFeed:
         read, _ = reader.counts
         if not read:
             return f"{self._source.name} has given no frame for {self._stall_s:g} s: see that it runs"
+        record = self._record
         return (
             f"{self._source.name} has given no usable frame for {self._stall_s:g} s ({read} came in all, "
-            f"{self._counts['late']} late, {self._counts['refused']} unreadable): see that it runs, and its times"
+            f"{record.counted('late')} late, {record.counted('refused')} refused): see that it runs, and its times"
         )
-
-    def _fail(self, error: Exception) -> None:
-        with self._lock:
-            self._error = error
-        self._say("failed", f"{self._source.name}: {error}", error=error, state="failed")
-
-    def _say(
-        self, kind: EventKind, message: str, *, error: Exception | None = None, state: FeedState | None = None
-    ) -> None:
-        with self._lock:
-            if state is not None and self._state not in ENDS:
-                self._state = state
-            self._events.append(FeedEvent(kind, time.monotonic() - self._started_s, message, error))
-        _log.log(logging.WARNING if error is not None else logging.INFO, "%s", message)

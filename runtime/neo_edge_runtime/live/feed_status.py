@@ -19,6 +19,7 @@ EventKind = Literal[
     "size_changed",
     "clock_restarted",
     "frame_refused",
+    "session_closed",
     "ended",
     "failed",
 ]
@@ -30,6 +31,7 @@ ENDS: tuple[FeedState, ...] = ("ended", "failed", "stopped")
 class FeedEvent:
     """Something that has happened to a source."""
 
+    number: int  # of all events of the feed, from 1 on
     kind: EventKind
     after_s: float  # since the feed's start
     message: str
@@ -46,7 +48,7 @@ class FeedStatus:
     frames_skipped: int  # they came too soon behind another for the session's `every`
     frames_dropped: int  # newer ones came before they were handed on
     frames_late: int  # their times were not behind the last frame's, or were no numbers
-    frames_refused: int  # pictures that cannot be read
+    frames_refused: int  # they cannot be read, or there is no room for them
     reconnects: int  # times that the source was opened again
     size: tuple[int, int] | None  # width and height of the last frame, in pixels
     last_frame_age_s: float | None  # since the last frame was handed on; None: none was
