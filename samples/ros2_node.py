@@ -63,13 +63,18 @@ def pixels(message: Any) -> np.ndarray:
     """The picture of a sensor_msgs/Image, [height, width, 3 or 4] uint8 in RGB, or [height, width, 1].
 
     Raises:
-        neo_edge.errors.ImageError: an encoding that is not in `CHANNELS`.
+        neo_edge.errors.ImageError: an encoding that is not in `CHANNELS`, or bytes that are no such picture.
     """
     channels = CHANNELS.get(message.encoding)
     if channels is None:
         raise neo_edge.errors.ImageError(
             f"an image of encoding {message.encoding!r}; these are known: {', '.join(CHANNELS)}: have image_proc "
             "convert it"
+        )
+    if message.step < message.width * channels or len(message.data) != message.height * message.step:
+        raise neo_edge.errors.ImageError(
+            f"an image of {message.width}x{message.height} in {message.encoding} has {len(message.data)} bytes in "
+            f"rows of {message.step}: see to its publisher"
         )
     rows = np.frombuffer(message.data, np.uint8).reshape(message.height, message.step)  # rows may be padded
     picture = rows[:, : message.width * channels].reshape(message.height, message.width, channels)

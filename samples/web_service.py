@@ -18,56 +18,31 @@ import neo_edge
 MAX_PICTURE_BYTES = 16 << 20
 
 
-def make_server(model: neo_edge.Model, port: int = 8000) -> ThreadingHTTPServer:
-    """A server whose threads share the model."""
+class Service(BaseHTTPRequestHandler):
+    model: neo_edge.Model  # which all threads share
+    timeout = 30  # seconds; a client that sends nothing does not keep a thread
 
-    class Service(BaseHTTPRequestHandler):
-        timeout = 30  # seconds; a client that sends nothing does not keep a thread
-
-        def do_POST(self) -> None:
-            size = self.headers.get("Content-Length", "")
-            if not size.isascii() or not size.isdigit() or int(size) > MAX_PICTURE_BYTES:
-                self.reply(
-                    413, {"error": f"send a picture of at most {MAX_PICTURE_BYTES} bytes, with its length"}
-                )
-                return
-            picture = self.rfile.read(int(size))
+    def do_POST(self) -> None:
+        try:
+            size = int(self.headers.get("Content-Length", 0))
+            if not 0 < size <= MAX_PICTURE_BYTES:
+                raise ValueError(f"send a picture of at most {MAX_PICTURE_BYTES} bytes, with its length")
             question = parse_qs(urlsplit(self.path).query).get("question", [""])[0]
-            try:
-                answer = model.generate(question, images=[picture])
-            except neo_edge.errors.InputError as error:  # the picture or the question is wrong
-                self.reply(400, {"error": str(error)})
-            except neo_edge.NeoEdgeError as error:  # such as too little memory now
-                self.reply(503, {"error": str(error)})
-            else:
-                self.reply(200, {"answer": answer.text, "stop_reason": answer.stop_reason})
-
-        def reply(self, status: int, content: dict[str, str]) -> None:
-            body = json.dumps(content).encode()
-            self.send_response(status)
-            self.send_header("Content-Type", "application/json")
-            self.send_header("Content-Length", str(len(body)))
-            self.end_headers()
-            self.wfile.write(body)
-
-    return ThreadingHTTPServer(("127.0.0.1", port), Service)
-
-
-def main() -> int:
-    if len(sys.argv) != 2:
-        print(__doc__, file=sys.stderr)
-        return 2
-    try:
-        with neo_edge.load(sys.argv[1]) as model, make_server(model) as server:
-            print(f"http://127.0.0.1:{server.server_port}")
-            server.serve_forever()
-    except neo_edge.NeoEdgeError as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 1
-    except KeyboardInterrupt:
-        print()
-    return 0
+            answer = self.model.generate(question, images=[self.rfile.read(size)])
+            status, reply = 200, {"answer": answer.text, "stop_reason": answer.stop_reason}
+        except (ValueError, neo_edge.errors.ContextOverflowError) as error:  # of the picture or the question
+            status, reply = 400, {"error": str(error)}
+        except neo_edge.NeoEdgeError as error:  # such as too little memory now
+            status, reply = 503, {"error": str(error)}
+        self.send_response(status)
+        self.send_header("Content-Type", "application/json")
+        self.end_headers()
+        self.wfile.write(json.dumps(reply).encode())
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    with (
+        neo_edge.load(sys.argv[1]) as Service.model,
+        ThreadingHTTPServer(("127.0.0.1", 8000), Service) as server,
+    ):
+        server.serve_forever()

@@ -10,6 +10,7 @@ import sys
 import threading
 import urllib.error
 import urllib.request
+from http.server import ThreadingHTTPServer
 from pathlib import Path
 from types import ModuleType
 
@@ -134,6 +135,9 @@ def test_the_ros_node_watches_a_topic_and_answers_on_another(
         for number, (picture, time_s) in enumerate(zip(scene.images, scene.times_s or (), strict=True)):
             node.send("image", as_message(picture, time_s, ("rgb8", "bgr8")[number % 2], padding=number))
         node.send("image", as_message(scene.images[0], 99.0, "yuv422"))
+        cut = as_message(scene.images[0], 99.0)
+        cut.data = cut.data[:-1]
+        node.send("image", cut)
         node.send("question", fake_rclpy.String(scene.prompt))
         node.send("question", fake_rclpy.String("how " * 5000))
 
@@ -149,8 +153,9 @@ def test_the_ros_node_watches_a_topic_and_answers_on_another(
     assert answer.data.endswith(f"Answer: {scene.answer}")
     assert refused.data.startswith("error: ")
     assert "shorten the prompt" in refused.data
-    assert len(node.warnings) == 1
-    assert "encoding 'yuv422'" in node.warnings[0]
+    unknown, cut = node.warnings
+    assert "encoding 'yuv422'" in unknown
+    assert "see to its publisher" in cut
     assert node.destroyed
     assert not ros.running
 
@@ -177,7 +182,9 @@ def test_two_cameras_are_watched_until_both_have_ended(nano_bundle: Path, tmp_pa
 def test_the_web_service_answers_and_says_what_is_wrong(model: neo_edge.Model, tmp_path: Path) -> None:
     scene = make_question("colour", 1, 0)
     scene.images[0].save(tmp_path / "scene.png")
-    server = sample("web_service").make_server(model, port=0)
+    service = sample("web_service").Service
+    service.model = model
+    server = ThreadingHTTPServer(("127.0.0.1", 0), service)
     thread = threading.Thread(target=server.serve_forever)
     thread.start()
 
@@ -198,8 +205,11 @@ def test_the_web_service_answers_and_says_what_is_wrong(model: neo_edge.Model, t
         )
         status, reply = post(b"no picture")
         assert (status, "cannot be read as a picture" in reply["error"]) == (400, True)
-        status, reply = post(b"", {"Content-Length": str(1 << 40)})
-        assert (status, "at most 16777216 bytes" in reply["error"]) == (413, True)
+        for length in (str(1 << 40), "-1", "0"):
+            status, reply = post(b"", {"Content-Length": length})
+            assert (status, "at most 16777216 bytes" in reply["error"]) == (400, True)
+        status, reply = post(b"x", {"Content-Length": "many"})
+        assert (status, "'many'" in reply["error"]) == (400, True)
     finally:
         server.shutdown()
         thread.join(30)
