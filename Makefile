@@ -55,7 +55,7 @@ evidence: $(DEV_READY)
 	  echo "== $$script"; $(BIN)/python tests/evidence/$$script.py || missed="$$missed $$script"; \
 	done; [ -z "$$missed" ] || { echo "missed:$$missed"; exit 1; }
 
-# The same, written into docs/benchmarks.md; EVIDENCE="cpu_speed full_2b" runs only those.
+# The same, written into docs/benchmarks.md; EVIDENCE="cpu_speed quantized_accuracy:int4" runs one, and a part of another.
 bench: $(DEV_READY)
 	$(BIN)/python tests/evidence/write_benchmarks.py $(EVIDENCE)
 

@@ -36,6 +36,17 @@ def test_a_script_without_a_place_gets_one_at_the_end() -> None:
     assert placed(changed, "full_2b", "x") == changed
 
 
+def test_a_part_of_a_script_has_a_place_of_its_own_behind_the_scripts() -> None:
+    changed = placed(PAGE_TEXT, "a:one", "x")
+    assert changed == PAGE_TEXT.replace(
+        "<!-- end a -->\n", "<!-- end a -->\n\n<!-- begin a:one -->\nx\n<!-- end a:one -->\n", 1
+    )
+    assert placed(placed(changed, "a:one", "y"), "a:one", "x") == changed
+    assert placed(PAGE_TEXT, "c:one", "x").endswith(
+        "\n## C:one\n\n<!-- begin c:one -->\nx\n<!-- end c:one -->\n"
+    )
+
+
 def test_a_section_names_command_date_and_device_and_keeps_tables() -> None:
     output = "a chip\nPython 3\nload 1\n\nfacts\n\n| a | b |\n| - | - |\n| 1 | 2 |\n\n  more\n"
     text = section("cpu_speed", output, ["a chip", "Python 3", "load 1"], date(2026, 1, 2))
@@ -66,6 +77,15 @@ def test_every_script_runs_and_what_missed_is_written_and_said(
     assert "begin c" not in text
     assert capfd.readouterr().out.splitlines()[-1] == "missed: b c"
     assert main(["a"], page=page, scripts=scripts) == 0
+
+
+def test_a_part_is_the_scripts_argument(scripts: Path) -> None:
+    (scripts / "d.py").write_text("import sys; print(sys.argv[1:])")
+    page = scripts / "page.md"
+    assert main(["d:int8"], page=page, scripts=scripts) == 0
+    text = page.read_text()
+    assert "d.py int8`, " in text
+    assert "```text\n['int8']\n```\n<!-- end d:int8 -->" in text
 
 
 def test_a_name_without_a_script_runs_nothing(scripts: Path) -> None:

@@ -1,7 +1,8 @@
 """Runs evidence scripts and writes what they print into docs/benchmarks.md, with device, date and command.
 
 Each script has a place there between `<!-- begin NAME -->` and `<!-- end NAME -->`; what stands outside such places
-is left as it is. A script without a place gets one at the end of the page.
+is left as it is. A script without a place gets one at the end of the page. `NAME:ARGUMENT` hands the script an argument
+that chooses a part of it, and has a place of its own, at first right behind the script's.
 """
 
 from __future__ import annotations
@@ -27,22 +28,22 @@ def main(
 ) -> int:
     """Runs the scripts one after another; 1 when one of them fails or misses (what it printed is written, too)."""
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("names", nargs="+", metavar="NAME", help="of a script, without .py")
+    parser.add_argument("names", nargs="+", metavar="NAME[:ARGUMENT]", help="of a script, without .py")
     parser.add_argument(
         "--scripts", type=Path, default=scripts, help="where they are (default: beside this one)"
     )
     args = parser.parse_args(argv)
     names, scripts = args.names, args.scripts
-    unknown = [name for name in names if not (scripts / f"{name}.py").is_file()]
+    unknown = [name for name in names if not (scripts / _words(name)[0]).is_file()]
     if unknown:
         parser.error(f"there is no script {', '.join(unknown)} in {scripts}")
     missed = []
     for name in names:
         print(f"== {name}", flush=True)
         device = device_lines(usable_physical_cores())
-        ran = subprocess.run(
-            [sys.executable, scripts / f"{name}.py"], cwd=ROOT, stdout=subprocess.PIPE, text=True, check=False
-        )
+        script, *argument = _words(name)
+        line = [sys.executable, scripts / script, *argument]
+        ran = subprocess.run(line, cwd=ROOT, stdout=subprocess.PIPE, text=True, check=False)
         print(ran.stdout, end="")
         if ran.returncode:
             missed.append(name)
@@ -67,19 +68,34 @@ def section(
 ) -> str:
     """What stands between a script's marks: command, date and device, then its output."""
     missed = " **Something missed its aim or failed.**" if failed else ""
-    head = f"`python {folder}/{name}.py`, {day.isoformat()}. {device[0]}; {device[1]}.{missed}"
+    command = " ".join(["python", f"{folder}/{_words(name)[0]}", *_words(name)[1:]])
+    head = f"`{command}`, {day.isoformat()}. {device[0]}; {device[1]}.{missed}"
     lines = [line.rstrip() for line in output.splitlines() if line not in device]
     return "\n\n".join([head, *_blocks(lines)])
 
 
 def placed(page: str, name: str, text: str) -> str:
     """The page with `text` between the marks of `name`."""
-    begin, end = f"<!-- begin {name} -->", f"<!-- end {name} -->"
+    begin, end = _marks(name)
     whole = f"{begin}\n{text}\n{end}"
     found = re.compile(f"{re.escape(begin)}.*?{re.escape(end)}", re.DOTALL)
     if found.search(page):
         return found.sub(lambda _: whole, page, count=1)
+    script, _, part = name.partition(":")
+    _, behind = _marks(script)
+    if part and behind in page:
+        return page.replace(behind, f"{behind}\n\n{whole}", 1)
     return f"{page.rstrip()}\n\n## {name.replace('_', ' ').capitalize()}\n\n{whole}\n"
+
+
+def _words(name: str) -> list[str]:
+    """`a:b` is the file a.py and the argument b."""
+    script, *argument = name.split(":", 1)
+    return [f"{script}.py", *argument]
+
+
+def _marks(name: str) -> tuple[str, str]:
+    return f"<!-- begin {name} -->", f"<!-- end {name} -->"
 
 
 def _shown(scripts: Path) -> str:
