@@ -5,8 +5,9 @@ from __future__ import annotations
 import argparse
 import json
 import sys
-from pathlib import Path
 from typing import TYPE_CHECKING
+
+from neo_edge_runtime.commands.model_arguments import add_bundle_argument
 
 if TYPE_CHECKING:
     from neo_edge_calibration.calibrating import CalibrationResult
@@ -34,9 +35,7 @@ class CalibrateCommand:
 
     def add_arguments(self, parser: argparse.ArgumentParser) -> None:
         """Declares the arguments."""
-        parser.add_argument(
-            "bundle", metavar="BUNDLE", type=Path, help="directory that neo-edge export wrote"
-        )
+        add_bundle_argument(parser)
         parser.add_argument(
             "--data", required=True, metavar="SOURCE", help="a folder, a .jsonl file, or nano"
         )

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from neo_edge.errors import InputError
-from neo_edge_runtime.commands.model_arguments import add_backend_arguments
+from neo_edge_runtime.commands.model_arguments import add_backend_arguments, add_bundle_argument
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
@@ -27,9 +27,7 @@ class EvalCommand:
 
     def add_arguments(self, parser: argparse.ArgumentParser) -> None:
         """Declares the arguments."""
-        parser.add_argument(
-            "bundle", metavar="BUNDLE", type=Path, help="directory that neo-edge export wrote"
-        )
+        add_bundle_argument(parser)
         add_backend_arguments(parser)
         parser.add_argument(
             "--seed", type=int, default=0, metavar="N", help="draws the scenes; training saw none (default 0)"

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from neo_edge.errors import InputError
+from neo_edge_runtime.commands.model_arguments import add_bundle_argument
 
 if TYPE_CHECKING:
     from neo_edge.manifest import Manifest
@@ -23,7 +24,7 @@ class QualityCommand:
 
     def add_arguments(self, parser: argparse.ArgumentParser) -> None:
         """Declares the arguments."""
-        parser.add_argument("bundle", metavar="BUNDLE", type=Path, help="directory that holds bundle.json")
+        add_bundle_argument(parser)
         parser.add_argument(
             "--variant", metavar="V", action="append", required=True, help="what is measured; may be repeated"
         )

@@ -30,7 +30,7 @@ def report(*families: FamilyQuality, target: float = 0.01) -> QualityReport:
 def reservation(found: QualityReport | None) -> str:
     table = TokenEmbedding("e", "float32", (1, 1))
     variant = Variant("int8", "modern", 24, "v", "d", table, "float32")
-    return replace(variant, quality=quality_record(found, {})).reservation
+    return replace(variant, quality=quality_record(found, {}, {})).reservation
 
 
 def refusal(found: QualityReport, *, kept: bool = False) -> str:

@@ -155,12 +155,12 @@ class QualityReport:
                 "kl_mean": self.tokens.kl_mean,
                 "kl_p99": self.tokens.kl_p99,
                 "kl_max": self.tokens.kl_max,
-                "perplexity": _finite(self.tokens.perplexity),
-                "reference_perplexity": _finite(self.tokens.reference_perplexity),
+                "perplexity": finite(self.tokens.perplexity),
+                "reference_perplexity": finite(self.tokens.reference_perplexity),
             },
             "size_bytes": _bytes_dict(self.size),
             "reference_size_bytes": _bytes_dict(self.reference_size),
-            "layer_snr_db": {name: _finite(value) for name, value in self.layer_snr_db.items()},
+            "layer_snr_db": {name: finite(value) for name, value in self.layer_snr_db.items()},
             "measured": dict(self.provenance),
         }
 
@@ -187,6 +187,11 @@ def named_points(share: float) -> str:
     return f"{show_points(share)} point{'' if share == 0.01 else 's'}"
 
 
+def finite(value: float) -> float | None:
+    """For JSON, which has no infinity: an exactly kept weight has no noise, a broken variant no end of perplexity."""
+    return value if math.isfinite(value) else None
+
+
 def _family_dict(family: FamilyQuality) -> dict[str, JsonValue]:
     low, high = family.interval
     return {
@@ -208,8 +213,3 @@ def _bytes_dict(size: VariantBytes) -> dict[str, JsonValue]:
         "token_table": size.token_table,
         "total": size.total,
     }
-
-
-def _finite(value: float) -> float | None:
-    """JSON has no infinity: a weight that is kept exactly has no noise, a broken variant no end of perplexity."""
-    return value if math.isfinite(value) else None

@@ -8,7 +8,6 @@ import json
 import time
 from collections.abc import Callable
 from datetime import date
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 from neo_edge.errors import BackendError, InputError, MissingExtraError
@@ -16,7 +15,11 @@ from neo_edge.extras import require
 from neo_edge.shown import shown
 from neo_edge_export.bench.live_command import add_live_arguments, check_live_arguments, run_live
 from neo_edge_runtime.backend_choice import DEFAULT_BACKEND
-from neo_edge_runtime.commands.model_arguments import add_backend_arguments, add_prepacked_argument
+from neo_edge_runtime.commands.model_arguments import (
+    add_backend_arguments,
+    add_bundle_argument,
+    add_prepacked_argument,
+)
 
 if TYPE_CHECKING:
     from neo_edge.bundle import Bundle
@@ -46,9 +49,7 @@ class BenchCommand:
 
     def add_arguments(self, parser: argparse.ArgumentParser) -> None:
         """Declares the arguments."""
-        parser.add_argument(
-            "bundle", metavar="BUNDLE", type=Path, help="directory that neo-edge export wrote"
-        )
+        add_bundle_argument(parser)
         add_backend_arguments(parser)
         parser.add_argument("--threads", type=int, metavar="N", help="default: the physical cores")
         parser.add_argument(

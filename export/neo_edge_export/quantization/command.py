@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 
 from neo_edge.errors import QuantizationError
 from neo_edge.extras import require
+from neo_edge_runtime.commands.model_arguments import add_bundle_argument
 
 if TYPE_CHECKING:
     from neo_edge.bundle import Bundle
@@ -27,9 +28,7 @@ class QuantizeCommand:
 
     def add_arguments(self, parser: argparse.ArgumentParser) -> None:
         """Declares the arguments."""
-        parser.add_argument(
-            "bundle", metavar="BUNDLE", type=Path, help="directory that neo-edge export wrote"
-        )
+        add_bundle_argument(parser)
         parser.add_argument(
             "--recipe",
             required=True,

@@ -37,6 +37,13 @@ class Product:
         """K x N."""
         return self.inputs * self.outputs
 
+    @property
+    def activation(self) -> ir.Value:
+        """What the weight is multiplied by, [..., K]."""
+        value = self.node.inputs[0]
+        assert value is not None
+        return value
+
 
 class FloatGraph:
     """One graph of a float variant; its external data is mapped, never read as a whole."""
@@ -104,7 +111,5 @@ def shared_inputs(products: Sequence[Product]) -> list[tuple[Product, ...]]:
     """Products of one input together, in the graph's order."""
     groups: dict[ir.Value, list[Product]] = {}
     for product in products:
-        value = product.node.inputs[0]
-        assert value is not None
-        groups.setdefault(value, []).append(product)
+        groups.setdefault(product.activation, []).append(product)
     return [tuple(group) for group in groups.values()]

@@ -100,7 +100,7 @@ class _GraphWriter:
         for scheme, members in together.items():
             products, scales = [product for product, _ in members], [scale for _, scale in members]
             if scheme == "w8a8-token":
-                product_nodes.token_scaled(self._edit, products, scope, scales, products[0].dtype)
+                product_nodes.token_scaled(self._edit, products, scope, scales)
             elif scheme == "w8a8-tensor":
                 dtype = products[0].dtype.numpy()
                 step = _storable(self._inputs.clip(products[0]) / _LARGEST, dtype)
@@ -164,7 +164,6 @@ class _GraphWriter:
                 scale,
                 fitting_group(rule, product),
                 scale_type=self._scale_type(product, "w4"),
-                of=product.dtype,
             )
 
     def _scale_type(self, product: Product, scheme: Scheme) -> ScaleType:

@@ -86,7 +86,6 @@ def token_scaled(
     products: Sequence[Product],
     scope: str,
     scales: Sequence[ir.TensorProtocol],
-    of: ir.DataType,
 ) -> None:
     """Integer products whose activations get a scale for each token, found in the run (`w8a8-token`).
 
@@ -95,10 +94,8 @@ def token_scaled(
         products: of one input, which is quantized once; their weights are int8 [K, N] already.
         scope: of the nodes that quantize it.
         scales: for each product [N] float32: its weight scales over 127, the step of activations within -1 to 1.
-        of: float type of the graph there.
     """
-    first, value = products[0].node, products[0].node.inputs[0]
-    assert value is not None
+    first, value, of = products[0].node, products[0].activation, products[0].dtype
     value = edit.cast(first, scope, value, ir.DataType.FLOAT, of)
     last_axis = edit.constant("quantization.last_axis", np.array([-1], np.int64))
     least = edit.constant("quantization.least_maximum", _LEAST_MAXIMUM)
@@ -136,15 +133,11 @@ def tensor_scaled(
 ) -> None:
     """Explicit, symmetric Q/DQ around float products (`w8a8-tensor`): what TensorRT 10.3 to 11 take.
 
-    Args:
-        edit: the graph.
-        products: of one input, which is quantized once; their weights are int8 [K, N] already.
-        scope: of the nodes that quantize it.
+    Args as of `token_scaled`, but for:
         scales: for each product [N], its weight scales in the graph's float type.
         scale: the input's, positive, in the same type.
     """
-    first, value = products[0].node, products[0].node.inputs[0]
-    assert value is not None
+    first, value = products[0].node, products[0].activation
     zero = edit.constant("quantization.zero", np.int8(0))
     step = edit.constant(f"{scope}.scale", scale)
     quantized = edit.op(first, scope, "QuantizeLinear", value, step, zero)
@@ -155,16 +148,12 @@ def tensor_scaled(
 
 def weight_only(edit: GraphEditor, product: Product, scale: ir.TensorProtocol) -> None:
     """A float product with a weight int8 [K, N], scales [N] (`w8`)."""
-    value = product.node.inputs[0]
-    assert value is not None
-    _multiply(edit, product, value, scale, {"axis": 1})
+    _multiply(edit, product, product.activation, scale, {"axis": 1})
 
 
 def grouped(edit: GraphEditor, product: Product, scale: ir.TensorProtocol, group_size: int) -> None:
     """A float product with an INT4 weight [K, N] in blocks of inputs, scales [K / group, N] (`w4`, portable)."""
-    value = product.node.inputs[0]
-    assert value is not None
-    _multiply(edit, product, value, scale, {"axis": 0, "block_size": group_size})
+    _multiply(edit, product, product.activation, scale, {"axis": 0, "block_size": group_size})
 
 
 def grouped_fused(
@@ -174,7 +163,6 @@ def grouped_fused(
     group_size: int,
     *,
     scale_type: ScaleType,
-    of: ir.DataType,
 ) -> None:
     """ONNX Runtime's MatMulNBits (`w4`, modern); it takes activations in the type of the scales.
 
@@ -184,15 +172,13 @@ def grouped_fused(
         scale: [N, K / group].
         group_size: inputs that share a scale.
         scale_type: of `scale`.
-        of: float type of the graph there.
     """
-    node, name, value = product.node, _scope(product), product.node.inputs[0]
-    assert value is not None
+    node, name, of = product.node, _scope(product), product.dtype
     output = edit.op(
         node,
         name,
         "MatMulNBits",
-        edit.cast(node, name, value, _DTYPE[scale_type], of),
+        edit.cast(node, name, product.activation, _DTYPE[scale_type], of),
         edit.graph.initializers[product.weight],
         edit.tensor(f"{product.weight}_scale", scale),
         domain=MICROSOFT,

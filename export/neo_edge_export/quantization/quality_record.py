@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import asdict
 from typing import cast
 
@@ -9,7 +10,7 @@ from neo_edge.errors import QuantizationError
 from neo_edge.manifest_fields import JsonValue
 from neo_edge_calibration.quality import QualityReport
 from neo_edge_calibration.quality.interval import questions_needed
-from neo_edge_calibration.quality.report import FamilyQuality, named_points, show_points
+from neo_edge_calibration.quality.report import FamilyQuality, finite, named_points, show_points
 from neo_edge_calibration.statistics import CalibrationStatistics
 from neo_edge_export.quantization.group_inputs import GroupInputs
 from neo_edge_export.quantization.recipe import Recipe
@@ -70,10 +71,13 @@ def _sentence(words: str) -> str:
     return words[0].upper() + words[1:]
 
 
-def quality_record(report: QualityReport | None, made: dict[str, JsonValue]) -> dict[str, JsonValue]:
-    """`Variant.quality`: how it was made, and what was measured of it."""
+def quality_record(
+    report: QualityReport | None, made: dict[str, JsonValue], snr_db: Mapping[str, float]
+) -> dict[str, JsonValue]:
+    """`Variant.quality`: how it was made and what was measured of it; `snr_db`, by product, needs no questions."""
     if report is None:
-        return {"made": made, "unmeasured": True}
+        noise: dict[str, JsonValue] = {name: finite(value) for name, value in snr_db.items()}
+        return {"made": made, "unmeasured": True, "layer_snr_db": noise}
     below: dict[str, JsonValue] = {"below_target": True} if lost_families(report) else {}
     return {"made": made, **report.to_manifest(), **below}
 

@@ -109,7 +109,7 @@ def quantize(
             written, report = attempt.make({**rules, **kept}, folder.name)
         require_quality(name, report, force=options.force, kept=bool(kept))
         made = making_record(recipe, source, statistics, inputs, tuple(kept))
-        variant = replace(written.variant, quality=quality_record(report, made))
+        variant = replace(written.variant, quality=quality_record(report, made, written.snr_db))
         update.commit(attempt.change(variant))
     return Quantized(name, variant, report, tuple(kept))
 

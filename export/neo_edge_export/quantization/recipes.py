@@ -21,8 +21,8 @@ _SMOOTHED = (
     "head_input",
 )
 
-# ONNX Runtime's MatMulNBits is a quarter faster with groups of 128 than of 64 at one token, and the nano's divergence
-# grows by an eighth (docs/quantization.md).
+# At one token ONNX Runtime's MatMulNBits takes a quarter less time with groups of 128 than of 64. What they cost is
+# hardly seen with the nano, whose widths leave most products at 64 (docs/quantization.md).
 _FOUR_BITS = (LayerRule("decoder.*", "w4", "compensated", group_size=128),)
 
 # The MLP's products are the noisier ones. With groups of 64 everywhere a 2B model would miss 1.9 GB by a hair.

@@ -4,12 +4,11 @@ from __future__ import annotations
 
 import argparse
 import json
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 from neo_edge.byte_size import show_bytes
 from neo_edge.engines import BACKENDS
-from neo_edge_runtime.commands.model_arguments import byte_count, count
+from neo_edge_runtime.commands.model_arguments import add_bundle_argument, byte_count, count
 
 if TYPE_CHECKING:
     from neo_edge_export.tensorrt.engine_builder import BuildResult
@@ -33,9 +32,7 @@ class BuildCommand:
 
     def add_arguments(self, parser: argparse.ArgumentParser) -> None:
         """Declares the arguments."""
-        parser.add_argument(
-            "bundle", metavar="BUNDLE", type=Path, help="directory that neo-edge export wrote"
-        )
+        add_bundle_argument(parser)
         parser.add_argument("--backend", required=True, choices=BACKENDS, help="which TensorRT")
         which = parser.add_mutually_exclusive_group()
         which.add_argument(

@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 
 def add_model_arguments(parser: argparse.ArgumentParser) -> None:
     """Declares the bundle and what `load_model` reads."""
-    parser.add_argument("bundle", metavar="BUNDLE", type=Path, help="directory that neo-edge export wrote")
+    add_bundle_argument(parser)
     model = parser.add_argument_group("model")
     add_backend_arguments(model)
     model.add_argument("--threads", type=int, metavar="N", help="default: the physical cores")
@@ -61,6 +61,11 @@ def add_model_arguments(parser: argparse.ArgumentParser) -> None:
         metavar="N",
         help="most tokens of one prefill run; fewer need less scratch memory (default: 1024)",
     )
+
+
+def add_bundle_argument(parser: argparse.ArgumentParser) -> None:
+    """Declares the bundle."""
+    parser.add_argument("bundle", metavar="BUNDLE", type=Path, help="directory that neo-edge export wrote")
 
 
 def add_backend_arguments(parser: argparse._ActionsContainer) -> None:

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 
 from neo_edge.errors import InputError
 from neo_edge_runtime.backend_choice import BACKENDS, DEFAULT_BACKEND
+from neo_edge_runtime.commands.model_arguments import add_bundle_argument
 
 if TYPE_CHECKING:
     from neo_edge.bundle import Bundle
@@ -24,9 +25,7 @@ class ParityCommand:
 
     def add_arguments(self, parser: argparse.ArgumentParser) -> None:
         """Declares the arguments."""
-        parser.add_argument(
-            "bundle", metavar="BUNDLE", type=Path, help="directory that neo-edge export wrote"
-        )
+        add_bundle_argument(parser)
         parser.add_argument(
             "golden", metavar="GOLDEN.npz", nargs="+", type=Path, help="prompts with upstream's numbers"
         )
