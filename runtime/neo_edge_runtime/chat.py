@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import time
+from contextlib import suppress
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from neo_edge.errors import InputError
+from neo_edge.errors import InputError, SessionClosedError
 from neo_edge_runtime.generation import Stream
 from neo_edge_runtime.prompt_assembly import AskedVideos
 from neo_edge_runtime.request import make_request
@@ -101,7 +102,8 @@ class Chat:
         """Asks and gives the answer as it is made; an answer before it that is still open is cancelled.
 
         An answer that a stop string, the token limit or `cancel` cut short stays in the conversation as it was
-        generated. Arguments and errors as `Model.stream`; after an error the conversation is as before.
+        generated. Arguments and errors as `Model.stream`; after an error, also one that ends the iteration, the
+        conversation is as before.
         """
         started = time.perf_counter()
         self._settle()
@@ -134,11 +136,14 @@ class Chat:
             constraint=constraint,
         )
 
-        def on_end(answer: Sequence[int], prefilled: bool) -> None:
+        def on_end(answer: Sequence[int], took_place: bool) -> None:
             self._stream = None
-            if prefilled:
+            if took_place:
                 self._turns.append(turn)
                 self._ids += [*new_ids, *answer]
+            else:
+                with suppress(SessionClosedError):  # by a logit that is not finite: there is nothing to keep
+                    self._session.rewind(turn.checkpoint)
 
         self._stream = Stream(request, on_end)
         return self._stream

@@ -27,7 +27,9 @@ class Stream:
     """
 
     def __init__(self, request: PreparedRequest, on_end: Callable[[Sequence[int], bool], None]) -> None:
-        """`on_end` gets the answer's tokens and whether the prompt went into the session; called once."""
+        """`on_end` gets the answer's tokens, and whether question and answer took place: False when it was cancelled
+        before it began, or failed. Called once.
+        """
         self._answer = Answer(request)
         # The generator holds the answer and not the stream: a stream that is dropped is freed, and so its session.
         self._pieces = _pieces(self._answer, on_end)
@@ -84,7 +86,7 @@ def _pieces(answer: Answer, on_end: Callable[[Sequence[int], bool], None]) -> It
         if piece:
             yield piece
     finally:
-        on_end(answer.tokens, answer.prefilled)
+        on_end(answer.tokens, answer.prefilled and answer.completion is not None)
 
 
 def _step(answer: Answer) -> str:

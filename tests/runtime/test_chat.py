@@ -7,7 +7,7 @@ import pytest
 from numpy_backend import NumpyBackend
 from tiny_golden import TOKENS
 
-from neo_edge.errors import ContextOverflowError, InputError, SessionClosedError
+from neo_edge.errors import BackendError, ContextOverflowError, InputError, SessionClosedError
 from neo_edge.options import SamplingOptions
 from neo_edge.prompt import Message, encode_followup
 from neo_edge.tokenizer import Tokenizer
@@ -128,6 +128,32 @@ def test_a_question_that_was_cancelled_before_it_ran_was_not_asked(model: Model)
     # The next question is the first one, system prompt included.
     first = model.stream("b", system="be brief").request
     assert chat.send("b", options=SHORT).usage.prompt_tokens == len(first.input_ids)
+
+
+def test_a_question_whose_answer_failed_was_not_asked(model: Model, backend: NumpyBackend) -> None:
+    chat = model.chat()
+    chat.send("where?", [PICTURE], options=SHORT)
+    before, drawn = chat.session.checkpoint, SamplingOptions(max_new_tokens=6, temperature=2, seed=1)
+    with chat.fork() as aside:
+        expected = aside.send("and now?", options=drawn).token_ids
+    backend.failing_token = expected[0]
+    with pytest.raises(BackendError, match="as the test wanted"):
+        chat.send("and now?", options=drawn)
+    assert backend.runs[-1] == 1, "the prompt ran, and the first token of the answer did not"
+    assert (chat.turns, chat.session.checkpoint) == (1, before)
+    backend.failing_token = None
+    assert chat.send("and now?", options=drawn).token_ids == expected
+
+
+def test_a_conversation_that_spoilt_its_cache_is_over(model: Model, backend: NumpyBackend) -> None:
+    chat = model.chat()
+    stream = chat.stream("hello", options=SHORT)
+    next(stream)
+    backend.poison = True
+    with pytest.raises(SessionClosedError, match="not finite"):
+        list(stream)
+    with pytest.raises(SessionClosedError, match="the session is closed"):
+        chat.send("again")
 
 
 def test_an_answer_that_ended_by_itself_is_closed_once(backend: NumpyBackend, tokenizer: Tokenizer) -> None:
