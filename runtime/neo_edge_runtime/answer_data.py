@@ -25,7 +25,7 @@ _ALONE = re.compile(
 )
 _ANSWER = re.compile(r"answer\s*:\s*(.*)", re.IGNORECASE)
 _LETTER = re.compile(r"\(?([A-Za-z])(?:[).:]|$)")
-_EMPTY = re.compile(r"\s*(?:<box>)?\s*\[\s*\]\s*(?:</box>)?\s*")
+_EMPTY = re.compile(r"(?:<box>\s*)?\[\s*\](?:\s*</box>)?")
 _BETWEEN = re.compile(r"[\s,;]*")  # two brackets of one list
 _REF = re.compile(r"<ref>([^<]*)</ref>\s*(?:<box>)?[\s\[(]*$")
 # A tokenizer that calls <ref> and <box> special leaves them out of the text: `red ball[[10, 20, 30, 40]]`.
@@ -110,6 +110,8 @@ def parse_choice(text: str, choices: Choices | Iterable[str]) -> str:
     plain = [_plain(option) for option in options]
 
     def choice(part: str) -> str | None:
+        if part.strip() in options:
+            return part.strip()
         said = _plain(part)
         if said in plain:
             return options[plain.index(said)]
@@ -163,7 +165,7 @@ def _label(before: str) -> str | None:
 
 
 def _says_none(part: str) -> bool:
-    return "<box>[]</box>" in part or _EMPTY.fullmatch(part) is not None
+    return "<box>[]</box>" in part or _EMPTY.fullmatch(part.strip()) is not None
 
 
 def _without_lists(text: str) -> str:
@@ -184,4 +186,5 @@ def _named(said: str, plain: Sequence[str]) -> list[int]:
 
 
 def _plain(text: str) -> str:
-    return " ".join(text.casefold().strip().rstrip(".").split())
+    words = " ".join(text.casefold().split())
+    return words.rstrip(". ") or words

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections import Counter
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 
@@ -41,7 +42,7 @@ class Choices:
                 raise ConstraintError(
                     f"a choice is {shown(option)}; it must be Unicode text that is not empty"
                 )
-        twice = next((option for option in found if found.count(option) > 1), None)
+        twice = next((option for option, times in Counter(found).items() if times > 1), None)
         if twice is not None:
             raise ConstraintError(f"the choice {shown(twice)} is there twice: leave one out")
         if after is not None and not (isinstance(after, str) and after and _is_unicode(after)):

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import math
 from dataclasses import dataclass
 from numbers import Integral
 from typing import TYPE_CHECKING
 
 from neo_edge.errors import InputError
+from neo_edge.real_number import is_real
 from neo_edge.shown import shown
 
 if TYPE_CHECKING:
@@ -21,6 +21,11 @@ if TYPE_CHECKING:
 
 _TRANSPOSED = (5, 6, 7, 8)  # EXIF orientations whose rows are the upright picture's columns
 _ORIENTATION = 0x0112  # EXIF tag
+_ENDLESS = 1e300  # what is beyond is no coordinate, and whole numbers beyond floats are none
+
+
+def _is_number(value: object) -> bool:  # above THOUSANDTHS, whose check runs while this is imported
+    return is_real(value) and -_ENDLESS < value < _ENDLESS
 
 
 @dataclass(frozen=True)
@@ -70,7 +75,7 @@ class CoordinateScale:
     bottom: float
 
     def __post_init__(self) -> None:
-        if not all(math.isfinite(edge) and edge > 0 for edge in (self.right, self.bottom)):
+        if not all(_is_number(edge) and edge > 0 for edge in (self.right, self.bottom)):
             raise InputError(
                 f"a scale ends at {shown(self.right)} and {shown(self.bottom)}; both must be above zero"
             )
@@ -135,10 +140,9 @@ def _upright_size(picture: object) -> Sequence[object]:
 
 
 def _finite(numbers: Sequence[float], count: int) -> list[float]:
-    found = [float(number) for number in numbers]
-    if len(found) != count or not all(map(math.isfinite, found)):
+    if len(numbers) != count or not all(map(_is_number, numbers)):
         raise InputError(f"coordinates are {shown(list(numbers))}; {count} finite numbers are needed")
-    return found
+    return [float(number) for number in numbers]
 
 
 def _within(number: float, edge: float, pixels: int) -> float:

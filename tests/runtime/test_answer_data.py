@@ -104,12 +104,12 @@ def test_another_scale_is_stated() -> None:
     assert parse_boxes("[0.25, 0.5, 0.5, 1.0]", SIZE, scale=CoordinateScale(1, 1)) == (Box(50, 50, 100, 100),)
     assert parse_points("[50, 60]", SIZE, scale=CoordinateScale(*SIZE)) == (Point(50, 60),)
     assert CoordinateScale(1000, 1000).box([0, 0, 500, 500], SIZE, "ball") == Box(0, 0, 100, 50, "ball")
-    for edge in (0, -1, float("nan"), float("inf")):
+    for edge in (0, -1, float("nan"), float("inf"), 10**400):
         with pytest.raises(InputError, match="both must be above zero"):
             CoordinateScale(edge, 1)
-    for numbers in ([1, 2, 3], [1, 2, 3, float("nan")]):
+    for numbers in ([1, 2, 3], [1, 2, 3, float("nan")], [1, 2, 3, 10**400], [1, 2, 3, "4"]):
         with pytest.raises(InputError, match="4 finite numbers are needed"):
-            CoordinateScale(1, 1).box(numbers, SIZE)
+            CoordinateScale(1, 1).box(numbers, SIZE)  # type: ignore[arg-type]
 
 
 def test_a_picture_is_its_size_an_array_or_an_image_seen_upright() -> None:
@@ -182,6 +182,17 @@ def test_a_choice_is_named_by_its_words_or_its_letter(text: str, choice: str) ->
     assert parse_choice(text, Choices(["red", "red ball", "grün"])) == choice
 
 
+def test_a_choice_letter_for_letter_comes_before_one_in_other_letters() -> None:
+    assert [parse_choice(f"Answer: {text} ", ["Yes", "yes", "YES."]) for text in ("yes", "YES.", "YES")] == [
+        "yes",
+        "YES.",
+        "Yes",
+    ]
+    assert parse_choice("...", ["yes", "..."]) == "..."
+    with pytest.raises(AnswerError, match="holds no choice"):
+        parse_choice("maybe", ["yes", "..."])
+
+
 def test_no_choice_or_two_are_refused() -> None:
     for text in ("", "blue", "D", "reddish"):
         with pytest.raises(AnswerError, match=r"holds no choice of \['red', 'blue sky'\]"):
@@ -200,6 +211,12 @@ def test_a_message_has_the_answer_and_not_pages_of_it() -> None:
     with pytest.raises(AnswerError) as error:
         parse_boxes("x" * 100_000, SIZE)
     assert len(str(error.value)) < 200
+
+
+def test_a_page_of_blanks_holds_no_box() -> None:
+    for text in (" " * 200_000 + "x", "[" + "\n" * 200_000 + "x", "<box>" + " " * 200_000):
+        with pytest.raises(AnswerError, match="holds no box"):
+            parse_boxes(text, SIZE)
 
 
 def test_lists_of_numbers_are_as_written() -> None:
