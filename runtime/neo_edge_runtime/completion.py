@@ -34,9 +34,7 @@ class Usage:
     cached_tokens: int  # of these, how many were in the cache and cost nothing
     visual_tokens: int  # of the rest, how many came from pictures
     completion_tokens: int  # tokens of the answer, as in `Completion.token_ids`
-    time_to_first_token_ms: (
-        float | None
-    )  # pictures, vision, prefill and first choice; None: there was no token
+    time_to_first_token_ms: float | None  # pictures, vision, prefill, first choice; None: there was no token
     tokens_per_second: float | None  # decoding, after the first token; None: there was no second
     peak_memory_bytes: int | None  # the process's largest resident size so far; None: the system does not say
 
@@ -77,9 +75,7 @@ class Completion:
         return value
 
     def to_dict(self) -> dict[str, object]:
-        """Plain values, for JSON; `error`, where there is one, is its type and message;
-        `warnings` is there when there are some.
-        """
+        """Plain values, for JSON: `error` as its type and message, and `warnings`, each where there is one."""
         plain = asdict(replace(self, error=None))
         del plain["error"]
         if self.error is not None:

@@ -42,9 +42,8 @@ class PromptLine:
         self._where = where
         try:
             found: object = json.loads(text)
-            json.dumps(
-                found, ensure_ascii=False
-            ).encode()  # JSON can spell half of a surrogate pair, which is no text
+            # JSON can spell half of a surrogate pair, which is no text.
+            json.dumps(found, ensure_ascii=False).encode()
         except (ValueError, RecursionError) as error:
             raise self._wrong(f"not JSON ({error}): write one object a line") from error
         if not isinstance(found, dict) or "prompt" not in found or not found.keys() <= set(_FIELDS):
