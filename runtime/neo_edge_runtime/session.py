@@ -19,9 +19,10 @@ from neo_edge_runtime.decoder_inputs import (
     decode_inputs,
     unknown_token,
 )
-from neo_edge_runtime.kv_cache import cache_bytes, capacity_for
-from neo_edge_runtime.memory import MemoryBudget, MemoryNeed, Reservation, prefill_need
+from neo_edge_runtime.kv_cache import capacity_for
+from neo_edge_runtime.memory import MemoryBudget, MemoryNeed
 from neo_edge_runtime.prefill_plan import DEFAULT_CHUNK_TOKENS, Chunk, PrefillCancelledError, plan_prefill
+from neo_edge_runtime.session_cache import SessionCache
 
 if TYPE_CHECKING:
     import threading
@@ -70,8 +71,7 @@ class Session:
             )
         self._backend, self._budget = backend, budget or MemoryBudget(reclaim=backend.release_scratch)
         self._max_tokens, self._chunk_tokens = backend.traits.within(max_context_tokens, chunk_tokens)
-        self._state: DecoderState | None = None
-        self._reservation: Reservation | None = None
+        self._cache = SessionCache(backend, self._budget, self._max_tokens)
         self._closed = False
         self._length, self._next_t = 0, 0
         self._legal = {0: 0}  # length -> next_t of every point to rewind to
@@ -97,7 +97,7 @@ class Session:
     @property
     def capacity(self) -> int:
         """Tokens that fit before the cache grows."""
-        return 0 if self._state is None else self._state.capacity
+        return self._cache.capacity
 
     @property
     def checkpoint(self) -> Checkpoint:
@@ -126,8 +126,9 @@ class Session:
         Without it `prefill` reserves its own. Arguments and errors as `preflight`.
         """
         chunks = self._admit(layout)
-        need = self._prefill_need(chunks, len(layout.visible_length), all_logits=False)
-        with self._reserved(need + (beside or MemoryNeed()), len(layout.visible_length)):
+        new_tokens = len(layout.visible_length)
+        need = self._cache.need(chunks, new_tokens, all_logits=False)
+        with self._cache.reserved(need + (beside or MemoryNeed()), self._appending(new_tokens)):
             yield
 
     def prefill(
@@ -159,7 +160,8 @@ class Session:
         """
         chunks = self._admit(layout)
         ids = checked_ids(input_ids, layout, self._backend)
-        with self._reserved(self._prefill_need(chunks, len(ids), all_logits=all_logits), len(ids)):
+        need = self._cache.need(chunks, len(ids), all_logits=all_logits)
+        with self._cache.reserved(need, self._appending(len(ids))):
             embeds = EmbeddedTokens(self._backend, ids, layout.is_visual, visual_tokens)
             start_length, vocab_size = self._length, len(self._backend.token_embedding)
             kept = np.empty((len(ids) if all_logits else 1, vocab_size), np.float32)
@@ -167,7 +169,8 @@ class Session:
                 if cancelled is not None and cancelled.is_set():
                     raise PrefillCancelledError
                 inputs = chunk_inputs(layout, chunk, embeds, start_length, all_logits=all_logits)
-                logits = self._state_with(chunk.capacity, used=start_length + chunk.start).run(inputs)[0]
+                state = self._cache.with_capacity(chunk.capacity, used=start_length + chunk.start)
+                logits = state.run(inputs)[0]
                 self.sent_tokens += chunk.end - chunk.start
                 self._require_finite(bool(np.isfinite(logits).all()))
                 kept[slice(chunk.start, chunk.end) if all_logits else slice(None)] = logits
@@ -191,8 +194,8 @@ class Session:
 
     def decode_likeliest(self, token: int) -> int:
         """As `decode`; the arg-max of the logits, which stay on the device where it can find that."""
-        if self._chooses is None and self._state is not None:
-            self._chooses = isinstance(self._state, ChoosingState)
+        if self._chooses is None and self._cache.state is not None:
+            self._chooses = isinstance(self._cache.state, ChoosingState)
         if not self._chooses:
             return int(self.decode(token).argmax())
         state = cast("ChoosingState", self._ready_for(token))
@@ -241,21 +244,15 @@ class Session:
             max_context_tokens=self._max_tokens,
             chunk_tokens=self._chunk_tokens,
         )
-        if self._state is not None and self._length:
-            capacity = capacity_for(self._length, 0, self._max_tokens)
-            size = self._cache_bytes(capacity)
-            purpose = f"a fork of {self._length} tokens"
-            with self._budget.reserve(MemoryNeed(kv_cache=size), purpose) as reservation:
-                other._state = self._state.copy(length=self._length, capacity=capacity)
-                self._budget.hold(size, reservation)
+        other._cache = self._cache.copy(self._length)
         other._length, other._next_t, other._legal = self._length, self._next_t, dict(self._legal)
         return other
 
     def lend_state(self) -> DecoderState:
         """The filled cache itself, for who changes it and then says so with `stand_at`; raises as `copy_to`."""
-        if self._closed or self._state is None:
+        if self._closed or self._cache.state is None:
             raise self._not_ready()
-        return self._state
+        return self._cache.state
 
     def stand_at(self, checkpoint: Checkpoint) -> None:
         """Takes the cache as it is now, changed by who `lend_state` was for; there is no earlier point to rewind to."""
@@ -274,10 +271,7 @@ class Session:
     def close(self) -> None:
         """Gives the cache's memory back; may be called twice."""
         self._closed = True
-        state, self._state = self._state, None
-        if state is not None:
-            self._budget.hold(-self._cache_bytes(state.capacity))
-            state.close()
+        self._cache.close()
 
     def __enter__(self) -> Session:
         return self
@@ -285,23 +279,17 @@ class Session:
     def __exit__(self, *_: object) -> None:
         self.close()
 
-    def __del__(self) -> None:
-        if getattr(self, "_state", None) is not None:
-            self.close()
-
     def _ready_for(self, token: int) -> DecoderState:
         """The state, with room for one more token and that token in `_step`."""
-        state = self._state
-        if self._closed or state is None:
-            raise self._not_ready()
-        length, step = self._length, self._step
+        state, length, step = self.lend_state(), self._length, self._step
         self._require_room(1, self._next_t + 1)
         if not 0 <= token < len(self._backend.token_embedding):
             raise unknown_token(token, self._backend)
         if length == state.capacity:
             capacity = capacity_for(length + 1, length, self._max_tokens)
-            with self._reserved(self._prefill_need([Chunk(0, 1, capacity)], 1, all_logits=False), 1):
-                state = self._state_with(capacity, used=length)
+            need = self._cache.need([Chunk(0, 1, capacity)], 1, all_logits=False)
+            with self._cache.reserved(need, self._appending(1)):
+                state = self._cache.with_capacity(capacity, used=length)
         step.inputs_embeds[0, 0] = self._backend.token_embedding[token]
         step.position_ids[0, 0, 0] = self._next_t
         step.visible_length[0, 0] = length + 1
@@ -342,44 +330,8 @@ class Session:
             traits=self._backend.traits,
         )
 
-    def _prefill_need(self, chunks: list[Chunk], new_tokens: int, *, all_logits: bool) -> MemoryNeed:
-        longest = max(chunk.end - chunk.start for chunk in chunks)
-        return prefill_need(
-            self._backend.traits,
-            chunks=[(chunk.end - chunk.start, chunk.capacity) for chunk in chunks],
-            new_tokens=new_tokens,
-            logits_rows=longest if all_logits else 1,
-            kept_rows=new_tokens if all_logits else 1,
-            held_capacity=self.capacity,
-        )
-
-    @contextmanager
-    def _reserved(self, need: MemoryNeed, new_tokens: int) -> Iterator[None]:
-        if self._reservation is not None:  # a block around this one has it
-            yield
-            return
-        purpose = f"appending {new_tokens} tokens to {self._length}"
-        with self._budget.reserve(need, purpose) as self._reservation:
-            try:
-                yield
-            finally:
-                self._reservation = None
-
-    def _state_with(self, capacity: int, *, used: int) -> DecoderState:
-        before = self.capacity
-        if self._state is None:
-            self._state = self._backend.new_state(batch=1, capacity=capacity)
-        elif capacity > before:
-            self._state.grow(capacity, length=used)
-        grown = self._cache_bytes(self._state.capacity) - self._cache_bytes(before)
-        self._budget.hold(grown, self._reservation)
-        return self._state
-
-    def _cache_bytes(self, capacity: int) -> int:
-        traits = self._backend.traits
-        return cache_bytes(
-            traits.config.decoder, batch=1, capacity=capacity, element_bytes=traits.cache_element_bytes
-        )
+    def _appending(self, new_tokens: int) -> str:
+        return f"appending {new_tokens} tokens to {self._length}"
 
     def _require_finite(self, finite: bool) -> None:
         if not finite:

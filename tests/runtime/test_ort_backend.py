@@ -48,8 +48,9 @@ def tolerance_of(backend: OrtBackend) -> float:
 
 
 def state_of(session: Session) -> OrtDecoderState:
-    assert isinstance(session._state, OrtDecoderState)
-    return session._state
+    state = session.lend_state()
+    assert isinstance(state, OrtDecoderState)
+    return state
 
 
 def cache_of(session: Session) -> HostCache:

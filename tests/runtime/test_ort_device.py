@@ -59,8 +59,8 @@ def tolerance_of(backend: OrtDeviceBackend) -> float:
 
 
 def addresses(session: Session) -> list[int]:
-    assert isinstance(session._state, DeviceDecoderState)
-    return [tensor.value.data_ptr() for tensor in session._state.cache.tensors]
+    assert isinstance(session.lend_state(), DeviceDecoderState)
+    return [tensor.value.data_ptr() for tensor in session.lend_state().cache.tensors]
 
 
 @pytest.mark.parametrize("chunked", [False, True])
@@ -98,12 +98,12 @@ def test_decoding_keeps_the_caches_in_place_and_binds_nothing_until_they_grow(
     session = Session(backend)
     append_text(session, [5] * 250)
     session.decode(0)
-    assert isinstance(session._state, DeviceDecoderState)
-    before, step = addresses(session), session._state._step
+    assert isinstance(session.lend_state(), DeviceDecoderState)
+    before, step = addresses(session), session.lend_state()._step
     for token in range(5):
         session.decode(token)
         assert addresses(session) == before
-        assert session._state._step is step
+        assert session.lend_state()._step is step
     assert (session.length, session.capacity) == (256, 256)
     grown = session.decode(1)
     assert session.capacity == 512

@@ -61,8 +61,9 @@ def backend(fakes: Fakes) -> Iterator[TensorRtBackend]:
 
 
 def state_of(session: Session) -> TrtDecoderState:
-    assert isinstance(session._state, TrtDecoderState)
-    return session._state
+    state = session.lend_state()
+    assert isinstance(state, TrtDecoderState)
+    return state
 
 
 def text_inputs(

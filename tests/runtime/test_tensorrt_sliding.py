@@ -36,7 +36,7 @@ def test_positions_that_moved_and_keys_that_turned_give_the_hosts_logits(
         session = Session(backend)
         append_text(session, np.random.default_rng(0).integers(0, 300, 40).tolist())
         logits = [session.decode(token) for token in (1, 2)]
-        state = session._state
+        state = session.lend_state()
         assert isinstance(state, SlidingState)
         state.move(np.array([30, 31, 32, 38, 39, 35]), np.array([4, 5, 6, 7, 8, 20]))
         state.shift_t(-9, length=33)
