@@ -10,7 +10,6 @@ from typing import TYPE_CHECKING, Literal, NamedTuple
 from neo_edge.errors import ContextOverflowError, InputError, MemoryBudgetError, NeoEdgeError
 from neo_edge_runtime.answer import Answer
 from neo_edge_runtime.completion import Completion
-from neo_edge_runtime.vision_encoder import encoding_need
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
@@ -120,28 +119,6 @@ class BatchStream:
 
     def __exit__(self, *_: object) -> None:
         self.close()
-
-
-def require_memory(
-    requests: Sequence[PreparedRequest], names: Sequence[str], batch: BatchSession, batch_size: int
-) -> None:
-    """Passes when each prompt can be prefilled while the batch is full of sequences as long as the longest.
-
-    Raises:
-        MemoryBudgetError: it cannot; the message has the numbers and the request.
-    """
-    longest = max((len(request.input_ids) for request in requests), default=0)
-    full = batch.need(longest)
-    for name, request in zip(names, requests, strict=True):
-        try:
-            request.session.preflight(
-                request.layout, beside=full + encoding_need(request.backend, request.images)
-            )
-        except MemoryBudgetError as error:
-            raise MemoryBudgetError(
-                f"{name}, in a batch of {batch_size} of up to {longest} tokens: {error}, or pass a smaller "
-                "batch_size"
-            ) from error
 
 
 class _Schedule:

@@ -4,28 +4,22 @@ from __future__ import annotations
 
 import time
 from dataclasses import replace
-from typing import TYPE_CHECKING, get_args
+from typing import TYPE_CHECKING
 
-from neo_edge.errors import (
-    ContextOverflowError,
-    InputError,
-    MemoryBudgetError,
-    SessionClosedError,
-    TokenizerError,
-)
+from neo_edge.errors import SessionClosedError
 from neo_edge.protocols import InferenceProtocol, get_protocol
 from neo_edge_runtime.backend import Backend, FrameBackend
-from neo_edge_runtime.batch_generation import BatchStream, OnError, require_memory
+from neo_edge_runtime.batch_generation import BatchStream, OnError
+from neo_edge_runtime.batch_preparation import prepare_requests, require_requests
 from neo_edge_runtime.batch_request import Request
 from neo_edge_runtime.batch_session import DEFAULT_BATCH_SIZE, BatchSession
 from neo_edge_runtime.chat import Chat
-from neo_edge_runtime.completion import Completion
 from neo_edge_runtime.generation import Stream
 from neo_edge_runtime.memory import MemoryBudget
 from neo_edge_runtime.prefill_plan import DEFAULT_CHUNK_TOKENS
 from neo_edge_runtime.preprocessing import PixelLimits
-from neo_edge_runtime.prompt_assembly import AskedVideos, PromptAssembly, text_only_tokens
-from neo_edge_runtime.request import make_request
+from neo_edge_runtime.prompt_assembly import PromptAssembly, text_only_tokens
+from neo_edge_runtime.request import first_request
 from neo_edge_runtime.session import Session
 from neo_edge_runtime.video_limits import VideoLimits
 
@@ -40,6 +34,7 @@ if TYPE_CHECKING:
     from neo_edge.options import SamplingOptions
     from neo_edge.tokenizer import Tokenizer
     from neo_edge.tokens import SpecialTokens
+    from neo_edge_runtime.completion import Completion
     from neo_edge_runtime.constraints import Constraint
     from neo_edge_runtime.image_input import ImageSource
     from neo_edge_runtime.live.session import LiveSession, Policy
@@ -240,52 +235,27 @@ class Model:
 
         Raises:
             NeoEdgeError: of the kinds that `stream` raises; the message begins with the request's name, or its
-                number, counted from 0, and nothing has run. Not with `on_error="return"`, a closed model apart.
+                number, counted from 0, and nothing has run. With `on_error="return"` only for a closed model, and for a
+                package that is not installed.
             InputError: `batch_size` is below 1, something is no `Request`, or `on_error` is neither.
         """
         started = time.perf_counter()
-        if on_error not in get_args(OnError):
-            raise InputError(f"on_error is {on_error!r}; it must be one of {', '.join(get_args(OnError))}")
-        if isinstance(requests, Request) or batch_size < 1:
-            raise InputError(
-                f"stream_batch takes a list of requests and a batch_size of 1 or above; found "
-                f"{type(requests).__name__} and {batch_size}"
-            )
-        batch_size = max(1, min(batch_size, len(requests)))
-        for number, asked in enumerate(requests):
-            if not isinstance(asked, Request):
-                raise InputError(
-                    f"request {number} is of type {type(asked).__name__}: pass neo_edge.Request(prompt, ...)"
-                )
+        require_requests(requests, batch_size, on_error)
         names = [asked.name or f"request {number}" for number, asked in enumerate(requests)]
+        batch_size = max(1, min(batch_size, len(requests)))
         batch = BatchSession(
             self._backend, rows=batch_size, budget=self._budget, max_context_tokens=self._max_context_tokens
         )
-        prepared: list[PreparedRequest | Completion] = []
-        for name, asked in zip(names, requests, strict=True):
-            try:
-                request = self._prepare_named(name, asked, options, started)
-                if on_error == "return":
-                    require_memory([request], [name], batch, batch_size)
-                prepared.append(request)
-            except (InputError, TokenizerError, ContextOverflowError, MemoryBudgetError) as error:
-                if on_error == "raise":
-                    raise
-                prepared.append(Completion.of_error(error))
-        runnable = [request for request in prepared if not isinstance(request, Completion)]
-        if on_error == "raise":
-            require_memory(runnable, names, batch, batch_size)
-        waited_s = time.perf_counter() - started
-        return BatchStream(
-            [
-                request if isinstance(request, Completion) else replace(request, preparation_s=waited_s)
-                for request in prepared
-            ],
+        prepared = prepare_requests(
+            requests,
             names,
+            lambda asked: self._prepare(replace(asked, options=asked.options or options), started),
             batch,
             batch_size,
             on_error=on_error,
+            started=started,
         )
+        return BatchStream(prepared, names, batch, batch_size, on_error=on_error)
 
     def chat(self, system: str | None = None) -> Chat:
         """A conversation that keeps its cache; `system` None is the protocol's system prompt.
@@ -332,46 +302,7 @@ class Model:
         )
 
     def _prepare(self, asked: Request, started: float) -> PreparedRequest:
-        session = self.session()
-        warnings: tuple[str, ...] = ()
-        if isinstance(asked.prompt, str):
-            pictures = self._prompts.pictures(
-                asked.prompt,
-                asked.images,
-                asked.frames,
-                asked.video_duration_s,
-                asked.fps,
-                AskedVideos(asked.videos, asked.frame_sampling, asked.video_limits),
-            )
-            images, warnings = pictures.sized, pictures.warnings
-            ids = self._prompts.first(pictures.text, images, asked.system)
-        else:
-            if asked.frames is not None or asked.system is not None or asked.videos:
-                raise InputError(
-                    "a prompt of token ids already holds what frames, videos and system would add: leave them out"
-                )
-            images = self._prompts.size(asked.images)
-            ids = self._prompts.expand(asked.prompt, images)
-        return make_request(
-            self._backend,
-            session,
-            self._prompts,
-            ids=ids,
-            images=images,
-            earlier_ids=(),
-            options=asked.options,
-            started=started,
-            warnings=warnings,
-            constraint=asked.constraint,
-        )
-
-    def _prepare_named(
-        self, name: str, asked: Request, options: SamplingOptions | None, started: float
-    ) -> PreparedRequest:
-        try:
-            return self._prepare(replace(asked, options=asked.options or options), started)
-        except (InputError, TokenizerError, ContextOverflowError, MemoryBudgetError) as error:
-            raise type(error)(f"{name}: {error}") from error
+        return first_request(asked, self._backend, self.session(), self._prompts, started=started)
 
     def close(self) -> None:
         """Gives the weights' memory back; may be called twice."""

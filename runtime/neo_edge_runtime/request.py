@@ -10,6 +10,7 @@ import numpy as np
 
 from neo_edge.errors import InputError
 from neo_edge.positions import layout
+from neo_edge_runtime.prompt_assembly import AskedVideos
 from neo_edge_runtime.vision_encoder import encoding_need
 
 if TYPE_CHECKING:
@@ -20,6 +21,7 @@ if TYPE_CHECKING:
     from neo_edge.options import SamplingOptions
     from neo_edge.positions import SequenceLayout
     from neo_edge_runtime.backend import Backend
+    from neo_edge_runtime.batch_request import Request
     from neo_edge_runtime.constraint_matching import CompiledConstraint
     from neo_edge_runtime.constraints import Constraint
     from neo_edge_runtime.preprocessing import SizedImage
@@ -45,6 +47,43 @@ class PreparedRequest:
     preparation_s: float  # seconds already spent on this request
     warnings: tuple[str, ...] = ()  # for the answer
     constraint: CompiledConstraint | None = None  # None: the answer is free
+
+
+def first_request(
+    asked: Request, backend: Backend, session: Session, prompts: PromptAssembly, *, started: float
+) -> PreparedRequest:
+    """Reads the pictures of a question that opens a session, and writes its prompt; errors as `Model.stream`."""
+    warnings: tuple[str, ...] = ()
+    if isinstance(asked.prompt, str):
+        pictures = prompts.pictures(
+            asked.prompt,
+            asked.images,
+            asked.frames,
+            asked.video_duration_s,
+            asked.fps,
+            AskedVideos(asked.videos, asked.frame_sampling, asked.video_limits),
+        )
+        images, warnings = pictures.sized, pictures.warnings
+        ids = prompts.first(pictures.text, images, asked.system)
+    else:
+        if asked.frames is not None or asked.system is not None or asked.videos:
+            raise InputError(
+                "a prompt of token ids already holds what frames, videos and system would add: leave them out"
+            )
+        images = prompts.size(asked.images)
+        ids = prompts.expand(asked.prompt, images)
+    return make_request(
+        backend,
+        session,
+        prompts,
+        ids=ids,
+        images=images,
+        earlier_ids=(),
+        options=asked.options,
+        started=started,
+        warnings=warnings,
+        constraint=asked.constraint,
+    )
 
 
 def make_request(
