@@ -14,7 +14,10 @@ import pytest
 from PIL import Image
 from tiny_golden import CASES, GOLDEN
 
+from neo_edge.bundle import Bundle
 from neo_edge.cli import main
+from neo_edge_runtime import backend_choice
+from neo_edge_runtime.backend_choice import OpenedBackend, open_backend
 
 GOLDEN_FILES = [str(GOLDEN / f"{case}.npz") for case in CASES]
 
@@ -108,6 +111,24 @@ def test_parity_prints_the_worst_figures_of_all_variants(
         ):
             assert column in printed
         assert printed.count("within the tolerance") == 4
+
+
+def test_parity_on_a_gpu_replays_the_variant_that_its_backend_takes(
+    tiny_bundle: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    opened: list[tuple[str | None, str | None]] = []
+
+    def on_host(
+        bundle: Bundle, asked: str | None, *, variant: str | None, threads: int | None
+    ) -> OpenedBackend:
+        opened.append((asked, variant))
+        return open_backend(bundle, None, variant="fp16", threads=threads)
+
+    monkeypatch.setattr(backend_choice, "open_backend", on_host)
+    arguments = ["parity", str(tiny_bundle), GOLDEN_FILES[0], "--threads", "1", "--backend", "tensorrt-rtx"]
+    assert main(arguments) == 0
+    assert opened == [("tensorrt-rtx", None)]
+    assert capsys.readouterr().out.startswith("fp16, whole prefill, allowed 3.00e-02\n")
 
 
 def test_parity_exits_1_above_the_tolerance(tiny_bundle: Path, capsys: pytest.CaptureFixture[str]) -> None:
