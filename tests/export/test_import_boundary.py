@@ -7,6 +7,8 @@ import sys
 
 import pytest
 
+from neo_edge.cli import main
+
 
 def loaded_packages(module: str) -> set[str]:
     code = f"import sys, {module}; print(*sys.modules)"
@@ -41,3 +43,14 @@ def test_building_engines_needs_neither_torch_nor_onnx() -> None:
     loaded = loaded_packages("neo_edge_export.tensorrt.engine_builder")
     assert "neo_edge_export" in loaded
     assert not {"torch", "onnx", "onnx_ir", "onnxruntime"} & loaded
+
+
+@pytest.mark.parametrize(
+    ("package", "extra"), [("onnx_ir", "calibrate"), ("onnxruntime", "cpu"), ("safetensors", "calibrate")]
+)
+def test_quantizing_asks_for_extras_that_bring_no_torch(
+    package: str, extra: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setitem(sys.modules, package, None)
+    assert main(["quantize", "x.bundle", "--recipe", "int8"]) == 2
+    assert f'pip install "neo-edge[{extra}]"' in capsys.readouterr().err

@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from neo_edge_calibration.quality import QualityData
     from neo_edge_export.quantization.quantize import Quantized
 
-_PACKAGES = ("onnx_ir", "onnxruntime", "safetensors")
+_PACKAGES = {"onnx_ir": "calibrate", "onnxruntime": "cpu", "safetensors": "calibrate"}  # and their extras
 _SCENES, _NONE = "nano", "none"
 _NANO = "neo-ov-nano"
 
@@ -81,8 +81,8 @@ class QuantizeCommand:
 
     def run(self, args: argparse.Namespace) -> int:
         """Quantizes, and prints what was lost."""
-        for package in _PACKAGES:
-            require(package, extra="export")
+        for package, extra in _PACKAGES.items():
+            require(package, extra=extra)
         from neo_edge.bundle import open_bundle
         from neo_edge_export.quantization.quantize import QuantizeOptions, quantize
         from neo_edge_export.quantization.recipes import find_recipe

@@ -55,7 +55,7 @@ class FloatGraph:
             QuantizationError: it is no graph, or holds no products with stored weights, or some that are not float.
         """
         self.path, self.part = path, part
-        protobuf = require("google.protobuf.message", extra="export")  # untyped
+        protobuf = require("google.protobuf.message", extra="calibrate")  # untyped
         try:
             self.model = ir.load(path)
         except protobuf.DecodeError as error:
