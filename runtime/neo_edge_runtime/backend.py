@@ -35,7 +35,6 @@ class BackendTraits:
     # Masks of [B, S, T] float32 that stand beside the scores for the whole run: the portable profile adds one to the
     # scores of every query head that shares a key head.
     mask_buffers: int = 1
-    host_threads: int = 1  # that may work on pictures before the device does
     # Shapes that the backend was built for; None: any.
     max_context_tokens: int | None = None  # C
     max_chunk_tokens: int | None = None  # S of one run

@@ -99,7 +99,6 @@ class OrtBackend:
             variant.ops,
             cache_dtype=variant.cache_dtype,
             embedding_dtype=variant.embedding_dtype,
-            threads=self.threads,
         )
         self._decoder: OrtDecoder | None = OrtDecoder(
             ort,

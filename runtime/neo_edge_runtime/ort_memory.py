@@ -32,9 +32,8 @@ def ort_traits(
     *,
     cache_dtype: CacheDtype,
     embedding_dtype: CacheDtype,
-    threads: int = 1,
 ) -> BackendTraits:
-    """The facts that memory sums need about a variant of these types, run on the CPU by `threads`."""
+    """The facts that memory sums need about a variant of these types, run on the CPU."""
     decoder = config.decoder
     return BackendTraits(
         config=config,
@@ -43,7 +42,6 @@ def ort_traits(
         score_buffers=_SCORE_BUFFERS[ops, cache_dtype],
         widens_cache=cache_dtype == "float16",
         mask_buffers=decoder.num_heads // decoder.num_kv_heads if ops == "portable" else 1,
-        host_threads=threads,
     )
 
 

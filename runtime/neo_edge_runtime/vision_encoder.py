@@ -43,7 +43,7 @@ def encode_images(backend: Backend, images: Sequence[SizedImage]) -> npt.NDArray
         for image in group:
             end = start + image.grid.patches
             packed = patches[start:end]
-            pack_pixels(image.pixels, traits.config.vision, out=packed, threads=traits.host_threads)
+            pack_pixels(image.pixels, traits.config.vision, out=packed)
             start = end
         encoded = backend.encode_patches(patches, packed_patch_xy(grids))
         tokens[done : done + len(encoded)] = encoded

@@ -21,7 +21,7 @@ from neo_edge_calibration.observation.encoding import EncodedSample, Encoder
 from neo_edge_calibration.sources.conversation import conversation_of
 from neo_edge_export.reference import NeoModel, allowed_by_time
 from neo_edge_export.reference_loading import load_reference
-from neo_edge_runtime.preprocessing import MEAN, STD
+from neo_edge_runtime.preprocessing import OFFSET, SCALE
 from neo_edge_runtime.token_table import map_token_table
 
 Rows = npt.NDArray[np.float32]
@@ -93,7 +93,8 @@ def activations(exported_nano: Path, reference: NeoModel, encoded: list[EncodedS
 
 def _patches(pixels: npt.NDArray[np.uint8]) -> Rows:
     """[P, 768] row-major."""
-    values = ((pixels / np.float32(255) - MEAN) / STD).astype(np.float32)
+    # Rounded as the runtime does: levels lie on the histogram's edges, and thousands of pixels on a level.
+    values = pixels * SCALE - OFFSET
     rows, columns = pixels.shape[0] // 16, pixels.shape[1] // 16
     split = values.reshape(rows, 16, columns, 16, 3).transpose(0, 2, 4, 1, 3)
     return np.ascontiguousarray(split).reshape(-1, 768)

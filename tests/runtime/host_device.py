@@ -257,8 +257,8 @@ class HostKernels:
             across = self._device.array(narrowed)
             across[...] = _weighted(pixels.transpose(1, 0, 2), self._device.array(columns)).transpose(1, 0, 2)
             resized = _weighted(across, self._device.array(rows))
-            mean, std = self._device.array(normalization)
-            numbers = (resized / np.float32(255) - mean) / std
+            scale, offset = self._device.array(normalization)
+            numbers = resized * scale - offset
             cut = [size // patch_size // merge_size for size in numbers.shape[:2]]
             blocks = numbers.reshape(cut[0], merge_size, patch_size, cut[1], merge_size, patch_size, 3)
             there = self._device.array(patches)

@@ -25,7 +25,8 @@ def case(backend: NumpyBackend) -> GoldenCase:
 def test_the_oracle_passes(backend: NumpyBackend, case: GoldenCase) -> None:
     found = replay(backend, TOKENS, case, chunked=True)
     assert found.within(1e-4)
-    assert (found.positions, found.pixels) == (0, 0)
+    assert found.positions == 0
+    assert found.pixels <= 5e-7  # two float32 steps at 2.6
     assert max(backend.runs) <= 16
 
 

@@ -64,9 +64,7 @@ class ImageStages:
         self._sized = size_image(self._image, self._vision, self._limits)
 
     def _pack(self) -> None:
-        self._patches = pack_pixels(
-            self._sized.pixels, self._vision, threads=self._backend.traits.host_threads
-        )
+        self._patches = pack_pixels(self._sized.pixels, self._vision)
         self._xy = packed_patch_xy([self._sized.grid])
 
     def _encode(self) -> None:

@@ -130,8 +130,8 @@ extern "C" __global__ void pack(const unsigned char* narrowed, const int* table,
   const long long patch = (token * merge_size + row % merge_size) * merge_size + col % merge_size;
   const long long place = ((patch * 3 + channel) * patch_size + y % patch_size) * patch_size + x % patch_size;
   // Each operation rounded by itself, as numpy does it.
-  const float shifted = __fsub_rn(__fdiv_rn(value, 255.0f), normalization[channel]);
-  patches[place] = __fdiv_rn(shifted, normalization[3 + channel]);
+  const float scaled = __fmul_rn(value, normalization[channel]);
+  patches[place] = __fsub_rn(scaled, normalization[3 + channel]);
 }
 """
 

@@ -10,7 +10,7 @@ import numpy as np
 from neo_edge.errors import BackendError, ImageError, InputError
 from neo_edge.patch_grid import packed_patch_xy
 from neo_edge_runtime.bicubic import bicubic_table
-from neo_edge_runtime.preprocessing import MEAN, STD
+from neo_edge_runtime.preprocessing import OFFSET, SCALE
 from neo_edge_runtime.tensorrt.buffers import Buffers, PackedArrays
 from neo_edge_runtime.tensorrt.engine import Port, bind, require_ports
 
@@ -107,7 +107,7 @@ class TrtVision:
         host = {
             "columns": bicubic_table(frame.width, width),
             "rows": bicubic_table(frame.height, height),
-            "normalization": np.stack([MEAN, STD]),
+            "normalization": np.stack([SCALE, OFFSET]),
         }
         tables = self._arrays(
             "resizing", **{name: (table.shape, table.dtype) for name, table in host.items()}
