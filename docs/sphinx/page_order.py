@@ -1,37 +1,14 @@
-"""Gives the built pages their order; in the Markdown itself, a table of contents of Sphinx would show as code."""
+"""Gives the built pages the order of the index; in Markdown, a table of contents of Sphinx would show as code."""
 
 from __future__ import annotations
 
+import re
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from sphinx.application import Sphinx
 
-PAGES = (
-    "getting-started",
-    "embedding",
-    "prepacked-cache",
-    "answers",
-    "video",
-    "live",
-    "robots",
-    "bundle",
-    "graph-contract",
-    "backends",
-    "gpu",
-    "tensorrt",
-    "offline-gpu",
-    "jetson",
-    "checking-an-export",
-    "quality",
-    "calibration",
-    "quantization",
-    "parity",
-    "quantization-math",
-    "benchmarks",
-    "troubleshooting",
-    "reference",
-)
+_LINK = re.compile(r"\]\(([\w-]+)\.md\)")
 
 
 def setup(app: Sphinx) -> dict[str, bool]:
@@ -42,4 +19,5 @@ def setup(app: Sphinx) -> dict[str, bool]:
 
 def _add_order(_app: Sphinx, page: str, source: list[str]) -> None:
     if page == "index":
-        source[0] += "\n```{toctree}\n:hidden:\n\n" + "\n".join(PAGES) + "\n```\n"
+        pages = [*dict.fromkeys(_LINK.findall(source[0])), "reference"]
+        source[0] += "\n```{toctree}\n:hidden:\n\n" + "\n".join(pages) + "\n```\n"
