@@ -51,8 +51,8 @@ class ExportCommand:
             "--ops",
             action="append",
             choices=("modern", "portable"),
-            help="modern: opset 24, for ONNX Runtime >= 1.25 and TensorRT >= 10.15; portable: plain operators of "
-            "opset 20, for what is older; may be given more than once (default: modern)",
+            help="modern: opset 24, for ONNX Runtime >= 1.25; portable: plain operators of opset 20, for TensorRT and "
+            "what is older; may be given more than once (default: modern)",
         )
         parser.add_argument(
             "--verify-layers",

@@ -1,7 +1,7 @@
 """Our operators in the modern profile (opset 24): one ONNX operator each.
 
-For ONNX Runtime >= 1.25 and TensorRT >= 10.15. The mask is boolean, which is as fast as a float one in ONNX
-Runtime and has no type of its own to convert.
+For ONNX Runtime >= 1.25. The mask is boolean, which is as fast as a float one there and has no type of its own to
+convert.
 """
 
 from __future__ import annotations

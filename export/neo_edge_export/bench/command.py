@@ -134,7 +134,8 @@ def _measure(
     from neo_edge_runtime.nvidia_devices import used_device_bytes
 
     if args.backend.startswith("onnxruntime"):
-        require("onnxruntime", extra="cpu")  # its own import is not the bundle's loading
+        # Its own import is not the bundle's loading.
+        require("onnxruntime", extra="gpu" if args.backend == "onnxruntime-cuda" else "cpu")
     used_before = used_device_bytes() or 0
     started = time.perf_counter()
     opened = open_backend(
