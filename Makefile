@@ -59,7 +59,7 @@ evidence: $(DEV_READY)
 bench: $(DEV_READY)
 	$(BIN)/python tests/evidence/write_benchmarks.py $(EVIDENCE)
 
-# Eight minutes at most. WHEELS=folder: from its wheels alone, in an environment of its own (docs/offline-gpu.md).
+# All that a GPU can show, in eight minutes at most. WHEELS=folder: from its wheels alone, in an environment of its own (docs/offline-gpu.md).
 gpu-check: $(if $(WHEELS),$(GPU_READY),$(DEV_READY))
 	$(if $(WHEELS),$(GPU),$(BIN))/python tests/gpu/gpu_check.py $(GPU_CHECK_ARGS)
 
