@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from PIL import Image
 
+from neo_edge.errors import VideoError
 from neo_edge.extras import require
 from neo_edge_runtime.image_input import load_image
 from neo_edge_runtime.video_file import pixel_error
@@ -119,11 +120,21 @@ def decode_frames(
 
 
 def to_image(frame: Any) -> Image.Image:
-    """RGB, upright as the file's display matrix says, transparency over white; for any thread."""
-    if any(component.is_alpha for component in frame.format.components):
-        image = load_image(Image.fromarray(_reformatted(frame, "rgba").to_ndarray()))
-    else:
-        image = _picture(_reformatted(frame, "rgb24"))
+    """RGB, upright as the file's display matrix says, transparency over white; for any thread.
+
+    Raises:
+        VideoError: FFmpeg cannot convert it.
+    """
+    try:
+        if any(component.is_alpha for component in frame.format.components):
+            image = load_image(Image.fromarray(_reformatted(frame, "rgba").to_ndarray()))
+        else:
+            image = _picture(_reformatted(frame, "rgb24"))
+    except (ValueError, OSError, MemoryError) as error:
+        raise VideoError(
+            f"a frame of {frame.width}x{frame.height} in {frame.format.name} cannot be turned into RGB ({error}): "
+            "give the video in another pixel format"
+        ) from error
     for turn in _turns(frame):
         image = image.transpose(turn)
     return image

@@ -134,6 +134,16 @@ def without_times() -> bytes:
     return video(PICTURES, codec="mpeg4", container="m4v")
 
 
+def packed_pixels() -> bytes:
+    """Four bits a pixel, which FFmpeg stores and does not convert."""
+    file = io.BytesIO()
+    with av.open(file, "w", format="nut") as container:
+        stream = container.add_stream("rawvideo", rate=5)
+        stream.width, stream.height, stream.pix_fmt = 32, 16, "rgb4"
+        container.mux(stream.encode(av.VideoFrame(32, 16, "rgb4")))
+    return file.getvalue()
+
+
 def jumping_times() -> bytes:
     """Two recordings in one transport stream: the timestamps begin anew in its middle."""
     half = [video(PICTURES[:12], container="mpegts"), video(PICTURES[12:], container="mpegts")]
@@ -178,6 +188,7 @@ REFUSED = {
     "a file object that fails": Refused(failing, "the cable is out.*open it again"),
     "a closed file object": Refused(closed, "cannot be read.*open it again"),
     "a text file object": Refused(lambda: io.StringIO("x"), "gives str: open the file in binary mode"),
+    "pixels that are not converted": Refused(packed_pixels, "32x16 in rgb4 cannot be turned into RGB"),
     "a number": Refused(lambda: 5, "this one is int"),
     "None": Refused(lambda: None, "this one is NoneType"),
     "an address": Refused(lambda: "http://localhost:9/clip.mp4", "cannot be read.*give the path"),

@@ -6,7 +6,6 @@ from typing import Any
 
 from PIL import Image
 
-from neo_edge.errors import VideoError
 from neo_edge_runtime.video_decoding import to_image
 
 
@@ -24,10 +23,4 @@ class DecodedFrame:
         Raises:
             VideoError: FFmpeg cannot convert it.
         """
-        try:
-            return to_image(self._frame)
-        except (ValueError, OSError, MemoryError) as error:
-            raise VideoError(
-                f"a frame of {self._frame.width}x{self._frame.height} in {self._frame.format.name} cannot be "
-                f"turned into RGB ({error}): have the source give another pixel format"
-            ) from error
+        return to_image(self._frame)
