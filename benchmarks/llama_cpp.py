@@ -2,7 +2,7 @@
 
 Installs llama-cpp-python 0.3.36 from its sources (they hold llama.cpp; cmake and gcc build it for this processor, in
 15 minutes on one core) and gguf 0.19 into an environment of their own in neo_edge's cache folder, once. Needs an
-installation of neo_edge with its `dev` extra, and 10 GB of disk meanwhile.
+installation of neo_edge with its `dev` extra, and 10 GB of disk; llama.cpp's files, 3 GB of it, stay in that folder.
 
 llama.cpp runs a plain Qwen3 of the same widths with random weights, which llama.cpp itself quantized. NEO-ov has more:
 a second pair of query and key products in every layer, and keys twice as wide. So times are told for each weight, and

@@ -10,7 +10,7 @@ from types import TracebackType
 from typing import Any
 
 from peer_environment import PeerEnvironment
-from qwen3_gguf import Widths, product_shapes, qwen3_tensors
+from qwen3_gguf import Widths, product_shapes
 
 HERE = Path(__file__).parent
 ENVIRONMENT = PeerEnvironment(
@@ -67,6 +67,7 @@ def make_files(folder: Path, widths: Widths, threads: int) -> dict[Format, Path]
     subprocess.run([python, "-I", HERE / "qwen3_gguf.py", source, widths.to_json()], check=True)
     for one in missing:
         half = found[one].with_suffix(".partial")
+        pure = "pure" if one.pure else "mixed"
         command: list[str | Path] = [
             python,
             "-I",
@@ -75,10 +76,10 @@ def make_files(folder: Path, widths: Widths, threads: int) -> dict[Format, Path]
             source,
             half,
             one.kind,
+            pure,
+            str(threads),
         ]
-        subprocess.run(
-            [*command, "pure" if one.pure else "mixed", str(threads)], stderr=subprocess.DEVNULL, check=True
-        )
+        subprocess.run(command, check=True)
         half.rename(found[one])
     source.unlink()
     return found
@@ -104,17 +105,6 @@ def weights_of(widths: Widths) -> int:
 def cache_bytes_of(widths: Widths, tokens: int) -> int:
     """What a step behind so many tokens reads of keys and values."""
     return 2 * widths.layers * widths.kv_heads * widths.head_dim * tokens * KEY_BYTES
-
-
-def numbers_of(widths: Widths) -> int:
-    """All numbers of the model."""
-    total = 0
-    for _, shape in qwen3_tensors(widths):
-        size = 1
-        for length in shape:
-            size *= length
-        total += size
-    return total
 
 
 class LlamaServer:

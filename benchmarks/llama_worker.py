@@ -17,12 +17,12 @@ from typing import Any
 
 _TOKEN = 7
 _DIFFERENT = 97  # ids that fill a cache; every vocabulary has as many
+_kept: list[Any] = []  # callbacks, of which the library holds only the addresses
 
 
 def quantize(source: Path, target: Path, kind: str, *, pure: bool, threads: int) -> None:
     """Writes `target` in a type such as `Q4_0`; pure: the head in that type too, where the default is a finer one."""
     llama_cpp = _library()
-    llama_cpp.llama_backend_init()
     parameters = llama_cpp.llama_model_quantize_default_params()
     parameters.ftype = getattr(llama_cpp, f"LLAMA_FTYPE_MOSTLY_{kind}")
     parameters.pure, parameters.nthread = pure, threads
@@ -37,9 +37,6 @@ class Model:
     def __init__(self, path: Path, threads: int, context: int) -> None:
         llama_cpp = _library()
         self._lib = llama_cpp
-        self._log = llama_cpp.llama_log_callback(_drop)  # kept: the library holds only its address
-        llama_cpp.llama_log_set(self._log, ctypes.c_void_p(0))
-        llama_cpp.llama_backend_init()
         options = llama_cpp.llama_context_default_params()
         options.n_ctx = options.n_batch = options.n_ubatch = context  # a prompt in one piece
         options.n_threads = options.n_threads_batch = threads
@@ -49,6 +46,8 @@ class Model:
         if not self._model:
             raise SystemExit(f"llama.cpp cannot load {path}")
         self._context = llama_cpp.llama_init_from_model(self._model, options)
+        if not self._context:
+            raise SystemExit(f"llama.cpp cannot open {path} for {context} tokens")
         self._batch = llama_cpp.llama_batch_init(context, 0, 1)
 
     def rewind(self, length: int) -> None:
@@ -90,8 +89,12 @@ def serve(path: Path, threads: int, context: int) -> None:
 
 
 def _library() -> Any:
-    """The peer's bindings, which have no types; the script of that name beside this one is not meant."""
-    return importlib.import_module("llama_cpp")
+    """The peer's bindings, which have no types, ready; the script of that name beside this one is not meant."""
+    library = importlib.import_module("llama_cpp")
+    _kept.append(library.llama_log_callback(_drop))
+    library.llama_log_set(_kept[-1], ctypes.c_void_p(0))
+    library.llama_backend_init()
+    return library
 
 
 def _drop(level: int, text: bytes, _: object) -> None:

@@ -6,6 +6,7 @@ import logging
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any, cast
 
 import onnx
 from calibration_feeds import Feed, read_feeds
@@ -40,13 +41,13 @@ def static(job: Job, *, all_products: bool) -> None:
         job: what to make.
         all_products: attention's products of two activations, too, as it does unless told otherwise.
     """
-    from onnxruntime.quantization import QuantFormat, QuantType, quantize_static
+    from onnxruntime.quantization import CalibrationDataReader, QuantFormat, QuantType, quantize_static
 
     for part in PARTS:
         quantize_static(
             job.graphs[part],
             job.targets[part],
-            _Reader(job.feeds, part),
+            cast("CalibrationDataReader", _Reader(job.feeds, part)),
             quant_format=QuantFormat.QDQ,
             op_types_to_quantize=["MatMul"],
             nodes_to_quantize=None if all_products else products(job.graphs[part]),
@@ -96,7 +97,7 @@ def four_bits(job: Job, *, algorithm: str, block_size: int) -> None:
         onnx.load(graph), accuracy_level=4, nodes_to_exclude=kept, algo_config=config
     )
     quantizer.process()
-    quantizer.model.save_model_to_file(str(job.targets["decoder"]), False)
+    cast("Any", quantizer.model).save_model_to_file(str(job.targets["decoder"]), False)
     onnx.save(onnx.load(job.graphs["vision"]), job.targets["vision"])
 
 

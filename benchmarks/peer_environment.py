@@ -59,7 +59,7 @@ class PeerEnvironment:
         """Makes it unless it is there; its interpreter.
 
         Raises:
-            subprocess.CalledProcessError: pip failed; what it says is on standard error.
+            SystemExit: pip failed; what it says is on standard error. The next call begins anew.
         """
         if self.is_ready:
             return self.python
@@ -68,10 +68,15 @@ class PeerEnvironment:
         )
         shutil.rmtree(self.folder, ignore_errors=True)
         self.folder.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
-        subprocess.run([sys.executable, "-m", "venv", self.folder], stdout=sys.stderr, check=True)
-        self._pip(*self.requirements)
-        if self.without_dependencies:
-            self._pip("--no-deps", *self.without_dependencies)
+        try:
+            subprocess.run([sys.executable, "-m", "venv", self.folder], stdout=sys.stderr, check=True)
+            self._pip(*self.requirements)
+            if self.without_dependencies:
+                self._pip("--no-deps", *self.without_dependencies)
+        except subprocess.CalledProcessError as error:
+            raise SystemExit(
+                f"the environment {self.name} cannot be made: {error}. Its packages come from pip's index: see above"
+            ) from error
         (self.folder / _STAMP).write_text(self.pins, encoding="utf-8")
         return self.python
 

@@ -1,8 +1,8 @@
 """The nano checkpoint quantized by neo_edge, by NVIDIA Model Optimizer and by ONNX Runtime's quantizers: one table.
 
-Installs nvidia-modelopt 0.47 with a CPU build of torch, onnx 1.21 and onnxruntime 1.24 into an environment of its own
-in neo_edge's cache folder, once (1.4 GB). Needs an installation of neo_edge with its `dev` extra; ONNX Runtime's
-quantizers come with it.
+Installs nvidia-modelopt 0.47 with torch, onnx 1.21 and onnxruntime 1.24 into an environment of its own in neo_edge's
+cache folder, once (1.4 GB with a CPU build of torch, for which PIP_EXTRA_INDEX_URL must name an index that has one).
+Needs an installation of neo_edge with its `dev` extra; ONNX Runtime's quantizers come with it.
 
 The same float graphs, the same calibration prompts, and the same evaluation: every graph is put into the bundle as a
 variant, runs in neo_edge's runtime, and is measured by `measure_variants`, as `neo-edge quantize` measures ours.
@@ -51,6 +51,7 @@ OURS = {
     "int4": "int4",
     "int4-portable": "int4",
 }  # precision by recipe
+PEERS = (*ORT_PEERS, *MODELOPT_PEERS)
 REFERENCE = "fp32"
 PAST, PREFILL = 300, 320  # tokens
 TOKEN = 7
@@ -73,27 +74,33 @@ def main() -> int:
     parser.add_argument("--samples", type=int, default=64, help="calibration prompts (default 64)")
     parser.add_argument("--rounds", type=int, default=5, help="of timing")
     parser.add_argument("--threads", type=int, default=usable_physical_cores())
-    parser.add_argument("--only", nargs="+", metavar="PEER", help="variants such as ort-static")
+    parser.add_argument(
+        "--only",
+        nargs="+",
+        metavar="PEER",
+        choices=[peer.variant for peer in PEERS],
+        help="such as ort-static",
+    )
     parser.add_argument("--prepare", action="store_true", help="only make the peer's environment")
     args = parser.parse_args()
-    ENVIRONMENT.make()
+    peers = [peer for peer in PEERS if not args.only or peer.variant in args.only]
+    if args.prepare or not set(MODELOPT_PEERS).isdisjoint(peers):
+        ENVIRONMENT.make()
     if args.prepare:
         return 0
     logging.getLogger().setLevel(logging.ERROR)  # the peers log at length
     describe_device(args.threads)
     with tempfile.TemporaryDirectory() as folder:
-        return _compare(Path(folder), args)
+        return _compare(Path(folder), peers, args)
 
 
-def _compare(folder: Path, args: argparse.Namespace) -> int:
+def _compare(folder: Path, peers: Sequence[Peer], args: argparse.Namespace) -> int:
     root = folder / "nano.bundle"
     neo_edge("export", CHECKPOINT, "-o", root, "--precision", "fp32", "--ops", "modern", "--ops", "portable")
     started = time.perf_counter()
     neo_edge("calibrate", root, "--data", "nano", "--samples", args.samples, "--threads", args.threads)
     calibrating = time.perf_counter() - started
     made = {name: _ours(root, name, calibrating) for name in OURS}
-    peers = [peer for peer in (*ORT_PEERS, *MODELOPT_PEERS) if not args.only or peer.variant in args.only]
-    started = time.perf_counter()
     bundle = open_bundle(root)
     for source in ("fp32", "fp32-portable"):
         write_feeds(bundle, source, args.samples, folder / f"feeds-{source}")
@@ -187,11 +194,13 @@ def _peer(peer: Peer, bundle: Bundle, folder: Path) -> Made:
 
 
 def _try(bundle: Bundle, name: str) -> None:
+    """Raises `NeoEdgeError` where it does not run, or gives NaN: that would end everybody's measurement."""
     backend = OrtBackend(bundle, name, threads=1)
     try:
         _behind(bundle, backend, PAST).close()
     finally:
         backend.close()
+    measure_variants(bundle, [name], REFERENCE, scene_data(1), threads=1)
 
 
 def _behind(bundle: Bundle, backend: OrtBackend, tokens: int) -> Session:

@@ -3,23 +3,19 @@
 from __future__ import annotations
 
 import json
-import sys
 from dataclasses import replace
 from pathlib import Path
 
 import pytest
+from peer_environment import PEERS, PeerEnvironment
+from plain_model import plain_widths, plainly_rounded
+from quantizer_table import Row, lines, verdicts
+from qwen3_gguf import Widths, product_shapes, qwen3_tensors
 
 from neo_edge.checkpoint_presets import preset_config
 from neo_edge.config import load_config
 from neo_edge_export.quantization.recipe import recipe_from
 from neo_edge_export.quantization.recipes import RECIPES
-
-sys.path.append(str(Path(__file__).parents[2] / "benchmarks"))
-
-from peer_environment import PEERS, PeerEnvironment
-from plain_model import plain_widths, plainly_rounded
-from quantizer_table import Row, lines, verdicts
-from qwen3_gguf import Widths, product_shapes, qwen3_tensors
 
 WIDTHS = Widths(hidden=64, heads=4, kv_heads=2, head_dim=16, mlp=160, vocab=320, layers=3)
 OWN = Row(

@@ -198,6 +198,17 @@ def test_one_activation_is_quantized_once_for_all_its_products(floats: Bundle) -
     assert "MatMul" not in kinds
 
 
+def test_from_the_prepacked_cache_no_bit_of_the_logits_is_another(
+    case: tuple[str, Case], monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    _, made = case
+    monkeypatch.setenv("NEO_EDGE_CACHE_DIR", str(tmp_path / "cache"))
+    plain = OrtBackend(made.bundle, made.recipe.name, threads=1, prepacked="off")
+    mapped = OrtBackend(made.bundle, made.recipe.name, threads=1, prepacked="build")
+    assert mapped.prepacked
+    assert np.array_equal(logits(mapped), logits(plain))
+
+
 def test_smoothing_alone_changes_no_logit(golden_tiny: Path, floats: Bundle) -> None:
     recipe = replace(RECIPES["token smoothed"], name="folded")
     graphs = open_graphs(floats, "fp32")
