@@ -90,6 +90,7 @@ class FakeTensorRT:
         pass
 
     NetworkDefinitionCreationFlag = SimpleNamespace(STRONGLY_TYPED=1)
+    BuilderFlag = SimpleNamespace(TF32="tf32")
     MemoryPoolType = SimpleNamespace(WORKSPACE="workspace")
     ProfilingVerbosity = SimpleNamespace(DETAILED="detailed")
     LayerInformationFormat = SimpleNamespace(JSON="json")
@@ -100,6 +101,7 @@ class FakeTensorRT:
         self._builds = builds
         self.profiles: list[dict[str, tuple[Sequence[int], ...]]] = []
         self.limits: dict[object, int] = {}
+        self.cleared: list[object] = []  # flags
         self.deserialized: list[bytes] = []
 
     def Builder(self, logger: Any) -> Any:  # noqa: N802
@@ -137,6 +139,7 @@ class FakeTensorRT:
             cache=None,
             add_optimization_profile=lambda _: 0,
             set_memory_pool_limit=self.limits.__setitem__,
+            clear_flag=self.cleared.append,
             create_timing_cache=Cache,
         )
         config.set_timing_cache = lambda cache, _: setattr(config, "cache", cache)

@@ -23,7 +23,6 @@ from neo_edge.errors import (
     MissingExtraError,
 )
 from neo_edge_export.tensorrt.build_estimate import BuildEstimate, estimate_build, require_memory
-from neo_edge_export.tensorrt.build_log import BuildLog
 from neo_edge_export.tensorrt.build_progress import PhaseTree
 from neo_edge_export.tensorrt.compute_capability import choose_target
 from neo_edge_export.tensorrt.engine_builder import BuildRequest, BuildResult, build_engines
@@ -32,6 +31,7 @@ from neo_edge_export.tensorrt.layer_listing import list_network
 from neo_edge_export.tensorrt.parsing import parse_graph
 from neo_edge_export.tensorrt.shape_ranges import decoder_ranges, vision_ranges
 from neo_edge_runtime.nvidia_devices import NvidiaDevice, NvidiaDriver
+from neo_edge_runtime.tensorrt.tensorrt_log import TensorRtLog
 
 NO_DRIVER = "no NVIDIA driver (libnvidia-ml.so.1 is not there)"
 LIMITS = EngineLimits(max_context=64, max_chunk=32, max_batch=2, max_logits_rows=16, max_patches=128)
@@ -155,6 +155,7 @@ def test_both_profiles_are_set_for_every_input_and_only_named_dimensions_vary(ro
     assert prefill == {"x": ([1, 8, 1], [2, 8, 32], [2, 8, 32])}
     assert decode == {"x": ([1, 8, 1], [2, 8, 1], [2, 8, 2])}
     assert fake.limits == {}
+    assert fake.cleared == ["tf32", "tf32"]
     build(root, installed, overwrite=True, workspace_bytes=1 << 30)
     assert fake.limits == {"workspace": 1 << 30}
 
@@ -236,7 +237,7 @@ def rtx() -> Installed:
 
 
 def parse(rtx: Installed, graph: Path) -> None:
-    log = BuildLog(rtx.module)
+    log = TensorRtLog(rtx.module)
     parse_graph(rtx, rtx.module.Builder(log.logger), graph, log)
 
 

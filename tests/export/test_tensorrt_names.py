@@ -27,7 +27,11 @@ INTERFACES: dict[str, dict[str, set[str]]] = {
     ).items()
 }
 RTX = "rtx-1.7.1"
-RTX_ONLY = {"AheadOfTimeConfig": "IBuilderConfig", "ComputeCapability": "ComputeCapability"}
+RTX_ONLY = {
+    "AheadOfTimeConfig": "IBuilderConfig",
+    "AheadOfTimeFlag": "BuilderFlag",
+    "ComputeCapability": "ComputeCapability",
+}
 BASES = {"Named"}  # ours
 PYTHON = {"__members__"}  # every enumeration of pybind11 has it
 
@@ -115,7 +119,8 @@ def test_tensorrt_is_reached_through_the_listed_names_only() -> None:
     """No file imports it, and none goes round the type checker, which holds the code to the protocols."""
     files = sorted(Path(tensorrt.__file__).parent.glob("*.py"))
     ours = [
-        Path(running.__file__).with_name(f"{name}.py") for name in ("runtime_api", "trt_engine", "installed")
+        Path(running.__file__).with_name(f"{name}.py")
+        for name in ("runtime_api", "trt_engine", "tensorrt_log", "installed")
     ]
     assert len(files) > 10
     for path in [*files, *ours]:

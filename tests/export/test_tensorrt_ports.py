@@ -6,10 +6,10 @@ import numpy as np
 import pytest
 
 from neo_edge.bundle import Bundle
-from neo_edge_export.tensorrt.build_log import BuildLog
 from neo_edge_export.tensorrt.installed import find_tensorrt
 from neo_edge_export.tensorrt.parsing import parse_graph
 from neo_edge_runtime.tensorrt.decoder import decoder_ports
+from neo_edge_runtime.tensorrt.tensorrt_log import TensorRtLog
 from neo_edge_runtime.tensorrt.trt_engine import TYPES
 
 pytest.importorskip("tensorrt_rtx_bindings", reason="the tensorrt-rtx-cu13-bindings wheel is not installed")
@@ -17,7 +17,7 @@ pytest.importorskip("tensorrt_rtx_bindings", reason="the tensorrt-rtx-cu13-bindi
 
 def test_the_decoders_ports_are_those_of_the_network_and_none_is_the_hosts(tiny_bundle: Bundle) -> None:
     installed, variant = find_tensorrt("tensorrt-rtx"), tiny_bundle.variant("fp16-portable")
-    log = BuildLog(installed.module)
+    log = TensorRtLog(installed.module)
     builder = installed.module.Builder(log.logger)
     network = parse_graph(installed, builder, tiny_bundle.path(variant.decoder), log)
     half = np.dtype(np.float16)

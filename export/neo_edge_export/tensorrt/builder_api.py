@@ -10,6 +10,8 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Protocol, SupportsInt
 
+from neo_edge_runtime.tensorrt.runtime_api import ILogger as ILogger
+
 
 class Named(Protocol):
     """A member of an enumeration."""
@@ -34,22 +36,16 @@ class MemoryPoolType(Protocol):
     WORKSPACE: Named
 
 
+class BuilderFlag(Protocol):
+    TF32: Named
+
+
 class ProfilingVerbosity(Protocol):
     DETAILED: Named
 
 
 class LayerInformationFormat(Protocol):
     JSON: Named
-
-
-class ILogger(Protocol):
-    """Base class of a logger; `log` is called from the builder's threads."""
-
-    INTERNAL_ERROR: object
-    ERROR: object
-    WARNING: object
-
-    def log(self, severity: object, msg: str) -> None: ...
 
 
 class IProgressMonitor(Protocol):
@@ -115,6 +111,8 @@ class IBuilderConfig(Protocol):
 
     def add_optimization_profile(self, profile: IOptimizationProfile) -> int: ...
     def set_memory_pool_limit(self, pool: Named, pool_size: int) -> None: ...
+    def set_flag(self, flag: Named) -> None: ...
+    def clear_flag(self, flag: Named) -> None: ...
     def create_timing_cache(self, serialized_timing_cache: bytes) -> ITimingCache: ...
     def set_timing_cache(self, cache: ITimingCache, ignore_mismatch: bool) -> bool: ...
     def get_timing_cache(self) -> ITimingCache | None: ...
@@ -162,6 +160,12 @@ class ComputeCapability(Protocol):
     """TensorRT-RTX alone: the GPUs that it builds for ahead of time, as SM75, SM80, ..."""
 
     __members__: Mapping[str, Named]
+
+
+class AheadOfTimeFlag(BuilderFlag, Protocol):
+    """What TensorRT-RTX's BuilderFlag has beyond TensorRT's."""
+
+    REQUIRE_USER_ALLOCATION: Named
 
 
 class AheadOfTimeConfig(IBuilderConfig, Protocol):

@@ -77,13 +77,15 @@ def choose_target(
 
 
 def set_target(installed: Installed, config: api.IBuilderConfig, compute_capability: str) -> None:
-    """Tells TensorRT-RTX the GPU; TensorRT takes the one that is there."""
+    """Tells TensorRT-RTX the GPU, and that memory comes from the caller; TensorRT takes the GPU that is there."""
     if installed.rtx is not None:
         ahead = cast("api.AheadOfTimeConfig", config)
         ahead.num_compute_capabilities = 1
         ahead.set_compute_capability(
             installed.rtx.ComputeCapability.__members__[f"SM{compute_capability}"], 0
         )
+        # What an engine allocates while it runs, no CUDA graph can capture (release notes of TensorRT-RTX 1.2).
+        ahead.set_flag(cast("api.AheadOfTimeFlag", installed.rtx.BuilderFlag).REQUIRE_USER_ALLOCATION)
 
 
 def _digits(device: NvidiaDevice) -> str:

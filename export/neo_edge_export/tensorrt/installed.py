@@ -24,6 +24,7 @@ class TensorRT(Protocol):
     OnnxParser: Callable[[api.INetworkDefinition, api.ILogger], api.OnnxParser]
     Runtime: Callable[[api.ILogger], api.Runtime]
     NetworkDefinitionCreationFlag: api.NetworkDefinitionCreationFlag
+    BuilderFlag: api.BuilderFlag
     MemoryPoolType: api.MemoryPoolType
     ProfilingVerbosity: api.ProfilingVerbosity
     LayerInformationFormat: api.LayerInformationFormat

@@ -7,8 +7,8 @@ from pathlib import Path
 
 from neo_edge.errors import EngineBuildError
 from neo_edge_export.tensorrt import builder_api as api
-from neo_edge_export.tensorrt.build_log import BuildLog
 from neo_edge_export.tensorrt.installed import Installed
+from neo_edge_runtime.tensorrt.tensorrt_log import TensorRtLog
 
 _SHOWN = 5
 _IMPORTER = "ModelImporter.cpp"  # repeats the parser's errors in the log
@@ -16,7 +16,7 @@ _NO_DRIVER = re.compile(r"\[checkMacros\.cpp::catchCudaError::\d+\] Error Code 1
 
 
 def parse_graph(
-    installed: Installed, builder: api.Builder, graph: Path, log: BuildLog
+    installed: Installed, builder: api.Builder, graph: Path, log: TensorRtLog
 ) -> api.INetworkDefinition:
     """Reads a graph and its external data.
 

@@ -10,7 +10,6 @@ from pathlib import Path
 
 from neo_edge.errors import EngineBuildError
 from neo_edge_export.tensorrt import builder_api as api
-from neo_edge_export.tensorrt.build_log import BuildLog
 from neo_edge_export.tensorrt.build_progress import monitored
 from neo_edge_export.tensorrt.cancellation import Cancellation, ctrl_c_waits
 from neo_edge_export.tensorrt.compute_capability import set_target
@@ -18,6 +17,7 @@ from neo_edge_export.tensorrt.installed import Installed
 from neo_edge_export.tensorrt.layer_listing import NetworkListing, list_network
 from neo_edge_export.tensorrt.parsing import parse_graph
 from neo_edge_export.tensorrt.shape_ranges import ShapeRange
+from neo_edge_runtime.tensorrt.tensorrt_log import TensorRtLog
 
 
 @dataclass(frozen=True)
@@ -66,11 +66,14 @@ def _build(
     options: BuildOptions,
     cancellation: Cancellation,
 ) -> Plan:
-    log = BuildLog(installed.module)
+    log = TensorRtLog(installed.module)
     builder = installed.module.Builder(log.logger)
     network = parse_graph(installed, builder, graph, log)
     config = builder.create_builder_config()
     config.profiling_verbosity = installed.module.ProfilingVerbosity.DETAILED
+    config.clear_flag(
+        installed.module.BuilderFlag.TF32
+    )  # on by default; products of float32 are whole, as on the CPU
     if options.workspace_bytes is not None:
         config.set_memory_pool_limit(installed.module.MemoryPoolType.WORKSPACE, options.workspace_bytes)
     set_target(installed, config, options.compute_capability)
@@ -87,7 +90,7 @@ def _build(
     if buffer is None:
         raise EngineBuildError(
             f"{installed.backend} {installed.version} built no engine of {graph.parent.name}/{graph.name} for compute "
-            f"capability {options.compute_capability}:\n{log.text or '  it does not say why'}\n"
+            f"capability {options.compute_capability}:\n{log.text}\n"
             "smaller --max-context, --max-chunk or --max-batch need less memory; without --workspace there is no limit"
         )
     engine = _inspected(installed, buffer, log) if options.device_is_here else None
@@ -123,7 +126,7 @@ def _start_timing_cache(
     return config.get_timing_cache()
 
 
-def _inspected(installed: Installed, buffer: api.IHostMemory, log: BuildLog) -> dict[str, object] | None:
+def _inspected(installed: Installed, buffer: api.IHostMemory, log: TensorRtLog) -> dict[str, object] | None:
     """What TensorRT's engine inspector says: the fused layers that will run, and their tactics.
 
     Only where a driver is: without one, deserializing crashes. The plan is our own, from a moment ago.

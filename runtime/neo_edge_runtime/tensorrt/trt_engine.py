@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import logging
 from collections.abc import Mapping
 from typing import TYPE_CHECKING
 
@@ -10,15 +9,14 @@ import numpy as np
 
 from neo_edge.errors import BackendError, EngineError
 from neo_edge_runtime.tensorrt.engine import Port
+from neo_edge_runtime.tensorrt.tensorrt_log import TensorRtLog
 
 if TYPE_CHECKING:
     from neo_edge_runtime.tensorrt import runtime_api as api
     from neo_edge_runtime.tensorrt.device import Location, Tensor
     from neo_edge_runtime.tensorrt.engine import Context
-    from neo_edge_runtime.tensorrt.installed import Installed, TensorRT
+    from neo_edge_runtime.tensorrt.installed import Installed
 
-_log = logging.getLogger(__name__)
-_KEPT = 20  # lines of TensorRT's: the cause comes last
 TYPES = {  # of TensorRT's DataType
     "FLOAT": np.float32,
     "HALF": np.float16,
@@ -45,7 +43,7 @@ class TrtEngine:
         Raises:
             EngineError: TensorRT refuses the plan.
         """
-        self._log = _EngineLog(installed.module)
+        self._log = TensorRtLog(installed.module)
         # TensorRT's objects must go in this order: contexts, engine, runtime, logger.
         self._runtime: api.Runtime | None = installed.module.Runtime(self._log.logger)
         self._engine: api.ICudaEngine | None = self._runtime.deserialize_cuda_engine(plan)
@@ -72,11 +70,11 @@ class TrtEngine:
         """A context; raises `BackendError` when TensorRT makes none."""
         context = self._open().create_execution_context(self._strategy)
         if context is None:
-            raise self._log.failure(f"TensorRT makes no execution context of {self._label}")
+            raise _failure(self._log, f"TensorRT makes no execution context of {self._label}")
         # Before the profile is set: from then on TensorRT may use it.
         context.set_device_memory(scratch.address, scratch.nbytes)
         if not context.set_optimization_profile_async(profile, stream):
-            raise self._log.failure(f"TensorRT does not take profile {profile} of {self._label}")
+            raise _failure(self._log, f"TensorRT does not take profile {profile} of {self._label}")
         return TrtContext(context, self._log, self._label)
 
     def close(self) -> None:
@@ -93,24 +91,24 @@ class TrtEngine:
 class TrtContext:
     """TensorRT's execution context."""
 
-    def __init__(self, context: api.IExecutionContext, log: _EngineLog, label: str) -> None:
+    def __init__(self, context: api.IExecutionContext, log: TensorRtLog, label: str) -> None:
         self._context: api.IExecutionContext | None = context
         self._log, self._label = log, label
 
     def set_shape(self, name: str, shape: tuple[int, ...]) -> None:
         """Of an input."""
         if not self._open().set_input_shape(name, shape):
-            raise self._log.failure(f"TensorRT refuses the shape {list(shape)} of {name} of {self._label}")
+            raise _failure(self._log, f"TensorRT refuses the shape {list(shape)} of {name} of {self._label}")
 
     def set_address(self, name: str, address: int) -> None:
         """Of an input or output."""
         if not self._open().set_tensor_address(name, address):
-            raise self._log.failure(f"TensorRT refuses the memory of {name} of {self._label}")
+            raise _failure(self._log, f"TensorRT refuses the memory of {name} of {self._label}")
 
     def execute(self, stream: int) -> None:
         """Queues a run."""
         if not self._open().execute_async_v3(stream):
-            raise self._log.failure(f"TensorRT does not run {self._label}")
+            raise _failure(self._log, f"TensorRT does not run {self._label}")
 
     def close(self) -> None:
         """Gives it back."""
@@ -122,47 +120,13 @@ class TrtContext:
         return self._context
 
 
-class _EngineLog:
-    """TensorRT's errors, kept for the message of what failed; warnings go to the log."""
-
-    def __init__(self, module: TensorRT) -> None:
-        self._errors: list[str] = []
-        self.logger = _logger(module, self)
-
-    @property
-    def text(self) -> str:
-        """The last errors, one a line."""
-        return "\n".join(f"  {line}" for line in self._errors[-_KEPT:]) or "  it does not say why"
-
-    def failure(self, what: str) -> BackendError:
-        """With what TensorRT said; that is forgotten then."""
-        error = BackendError(
-            f"{what}:\n{self.text}\nsmaller requests need less memory; neo-edge doctor says what is installed"
-        )
-        self._errors.clear()
-        return error
-
-    def add(self, message: str, *, is_error: bool) -> None:
-        """Called by TensorRT."""
-        if is_error:
-            self._errors.append(message.strip())
-        else:
-            _log.info("TensorRT: %s", message.strip())
-
-
-def _logger(module: TensorRT, kept: _EngineLog) -> api.ILogger:
-    base: type = module.ILogger
-    errors = (module.ILogger.INTERNAL_ERROR, module.ILogger.ERROR)
-
-    class Logger(base):  # type: ignore[misc]
-        def log(self, severity: object, msg: str) -> None:
-            if severity in errors:
-                kept.add(msg, is_error=True)
-            elif severity == module.ILogger.WARNING:
-                kept.add(msg, is_error=False)
-
-    logger: api.ILogger = Logger()
-    return logger
+def _failure(log: TensorRtLog, what: str) -> BackendError:
+    """With what TensorRT said; that is forgotten then."""
+    error = BackendError(
+        f"{what}:\n{log.text}\nsmaller requests need less memory; neo-edge doctor says what is installed"
+    )
+    log.errors.clear()
+    return error
 
 
 def _ports(engine: api.ICudaEngine, label: str) -> list[Port]:

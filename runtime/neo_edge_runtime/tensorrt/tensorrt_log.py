@@ -1,27 +1,35 @@
-"""What TensorRT says while it parses and builds: kept for the message when that fails, warnings logged."""
+"""What TensorRT says while it builds and runs: errors are kept for the message of what fails, warnings logged."""
 
 from __future__ import annotations
 
 import logging
+from collections import deque
+from typing import TYPE_CHECKING, Protocol
 
-from neo_edge_export.tensorrt import builder_api as api
-from neo_edge_export.tensorrt.installed import TensorRT
+if TYPE_CHECKING:
+    from neo_edge_runtime.tensorrt import runtime_api as api
 
 _log = logging.getLogger(__name__)
-_KEPT = 20  # the last ones; the cause comes first and what follows from it after
+_KEPT = 40  # lines
 
 
-class BuildLog:
+class LoggingModule(Protocol):
+    """TensorRT's module, as far as this needs it."""
+
+    ILogger: type[api.ILogger]
+
+
+class TensorRtLog:
     """Collects errors; `logger` is to be handed to TensorRT and kept alive as long as its objects."""
 
-    def __init__(self, module: TensorRT) -> None:
-        self.errors: list[str] = []
+    def __init__(self, module: LoggingModule) -> None:
+        self.errors: deque[str] = deque(maxlen=_KEPT)
         self.logger = _logger(module, self)
 
     @property
     def text(self) -> str:
-        """The errors, one a line; empty when there were none."""
-        return "\n".join(f"  {line}" for line in self.errors[:_KEPT])
+        """The last errors, one a line."""
+        return "\n".join(f"  {line}" for line in list(self.errors)) or "  it does not say why"
 
     def add(self, message: str, *, is_error: bool) -> None:
         """Keeps an error, logs anything else."""
@@ -31,7 +39,7 @@ class BuildLog:
             _log.info("TensorRT: %s", message.strip())
 
 
-def _logger(module: TensorRT, kept: BuildLog) -> api.ILogger:
+def _logger(module: LoggingModule, kept: TensorRtLog) -> api.ILogger:
     base: type = module.ILogger
     errors = (module.ILogger.INTERNAL_ERROR, module.ILogger.ERROR)
 
