@@ -18,8 +18,9 @@ def find_bundle(folder: Path, name: str) -> Bundle:
     """An opened one; raises `Skip` when it is neither there nor was exported."""
     path = folder / f"{name}.bundle"
     if not path.is_dir():
+        part = "shape" if name == SHAPE else "bundles"
         raise Skip(
-            f"{path.name} is not in {folder}: the part `bundles` writes it where torch and onnx are installed"
+            f"{path.name} is not in {folder}: the part `{part}` writes it where torch and onnx are installed"
         )
     return open_bundle(path)
 
@@ -34,7 +35,7 @@ def write_bundle(folder: Path, name: str) -> bool:
 
     portable = ExportOptions(precisions=("fp16",), ops=("portable",))
     if name == SHAPE:
-        export_bundle(_random(folder), target, replace(portable, verify_slice=range(1)))
+        export_bundle(shape_checkpoint(folder), target, replace(portable, verify_slice=range(1)))
     elif name == "nano":
         export_bundle(resolve_checkpoint("neo-ov-nano"), target, portable)
     else:
@@ -44,15 +45,11 @@ def write_bundle(folder: Path, name: str) -> bool:
 
 
 def shape_checkpoint(folder: Path) -> Path:
-    """What the bundle `2b` was exported from."""
-    return folder / f"{SHAPE}-checkpoint"
-
-
-def _random(folder: Path) -> Path:
+    """What the bundle `2b` was exported from, or would be: random weights, written unless they are there."""
     from neo_edge.checkpoint_presets import preset_config
     from neo_edge.random_checkpoint import write_random_checkpoint
 
-    target = shape_checkpoint(folder)
+    target = folder / f"{SHAPE}-checkpoint"
     if not target.is_dir():
         write_random_checkpoint(target, preset_config(SHAPE))
     return target

@@ -17,6 +17,7 @@ from check_facts import this_machine
 from check_runner import Result, Row, Skip
 
 from neo_edge.bundle import Bundle
+from neo_edge.engines import EngineKey
 from neo_edge.errors import BackendError, NeoEdgeError
 from neo_edge_runtime.tensorrt.device import Device
 from neo_edge_runtime.tensorrt.device import Rows as Pieces
@@ -26,17 +27,9 @@ Engines = Literal["tensorrt", "tensorrt-rtx"]
 _BLOCK = 1 << 20
 _QUESTION = [5, 6, 7, 8, 9]  # token ids: the tiny bundle has no tokenizer
 _CONTEXT, _CHUNK = 1024, 256  # of the small engines
-_BENCH = [
-    "--prompt-tokens",
-    "512,2048",
-    "--new-tokens",
-    "128",
-    "--depth",
-    "0,2048,8192",
-    "--repetitions",
-    "3",
-    "--json",
-]
+_MEASURED = ["--new-tokens", "128", "--repetitions", "3", "--json"]
+_ALL_SHAPES = ["--prompt-tokens", "512,2048", "--depth", "0,2048,8192", *_MEASURED]
+_VS_TORCH = ["--prompt-tokens", "512", "--depth", "0", *_MEASURED, "--vs", "torch"]
 
 
 @dataclass(frozen=True)
@@ -147,19 +140,22 @@ def shape(folder: Path) -> Rows:
 
 def bench_onnxruntime(folder: Path) -> Rows:
     """2B's shape on the CUDA provider."""
-    yield from _bench(folder, "onnxruntime-cuda")
+    yield from _bench(folder, "onnxruntime-cuda", _ALL_SHAPES)
 
 
 def bench_tensorrt(folder: Path) -> Rows:
-    """2B's shape with TensorRT, else with TensorRT-RTX; PyTorch in turn."""
-    from neo_edge_export.tensorrt.engine_builder import BuildRequest, build_engines
-
-    backend: Engines = "tensorrt" if "tensorrt" in this_machine().modules else "tensorrt-rtx"
-    bundle = find_bundle(folder, SHAPE)
-    started = time.perf_counter()
-    build_engines(bundle.root, BuildRequest(backend=backend, max_context=8192 + 2048 + 256, max_chunk=2048))
+    """2B's shape with TensorRT, else with TensorRT-RTX."""
+    backend, started = _installed_engines(), time.perf_counter()
+    _build(find_bundle(folder, SHAPE), backend, context=8192 + 2048 + 256, chunk=2048)
     yield f"build {backend}", "ok", f"{time.perf_counter() - started:.0f} s"
-    yield from _bench(folder, backend)
+    yield from _bench(folder, backend, _ALL_SHAPES)
+
+
+def bench_torch(folder: Path) -> Rows:
+    """The same engines and PyTorch in turn, in two shapes only: each is compiled, which takes the most time."""
+    backend = _installed_engines()
+    find_bundle(folder, SHAPE)  # before four gigabytes are written
+    yield from _bench(folder, backend, [*_VS_TORCH, "--checkpoint", str(shape_checkpoint(folder))])
 
 
 PARTS = {
@@ -172,6 +168,7 @@ PARTS = {
     "shape": PartPlan(("torch", "onnx"), 150, shape),
     "bench-onnxruntime": PartPlan(("onnxruntime",), 90, bench_onnxruntime),
     "bench-tensorrt": PartPlan(("cuda", "onnx"), 180, bench_tensorrt),
+    "bench-torch": PartPlan(("cuda", "onnx", "torch"), 180, bench_torch),
 }
 
 
@@ -273,19 +270,9 @@ def _scenes(folder: Path, backend: str, variant: str) -> tuple[Result, str]:
 
 
 def _engines(folder: Path, backend: Engines) -> Rows:
-    from neo_edge_export.tensorrt.engine_builder import BuildRequest, build_engines
-
     for name in ("tiny", "nano"):
-        bundle = find_bundle(folder, name)
-        request = BuildRequest(backend=backend, max_context=_CONTEXT, max_chunk=_CHUNK)
-        started = time.perf_counter()
-        try:
-            result = build_engines(bundle.root, request)
-        except NeoEdgeError as error:
-            if backend == "tensorrt-rtx" and "compute capability" in str(error):
-                raise Skip(f"TensorRT-RTX does not build for this GPU: {error}") from error
-            raise
-        key = result.engines.key
+        bundle, started = find_bundle(folder, name), time.perf_counter()
+        key = _build(bundle, backend, context=_CONTEXT, chunk=_CHUNK)
         yield (
             f"build {name}",
             "ok",
@@ -296,6 +283,27 @@ def _engines(folder: Path, backend: Engines) -> Rows:
     yield from _guarded("answer", lambda: _same_answer(bundle, backend, "fp16-portable", exact=False))
     yield from _guarded("nano", lambda: _scenes(folder, backend, "fp16-portable"))
     yield from _guarded("frame on the GPU", lambda: _frame(folder, backend))
+
+
+def _installed_engines() -> Engines:
+    modules = this_machine().modules
+    if "tensorrt" in modules:
+        return "tensorrt"
+    if "tensorrt_rtx" in modules:
+        return "tensorrt-rtx"
+    raise Skip("neither tensorrt nor tensorrt-rtx-cu13 is installed")
+
+
+def _build(bundle: Bundle, backend: Engines, *, context: int, chunk: int) -> EngineKey:
+    from neo_edge_export.tensorrt.engine_builder import BuildRequest, build_engines
+
+    request = BuildRequest(backend=backend, max_context=context, max_chunk=chunk)
+    try:
+        return build_engines(bundle.root, request).engines.key
+    except NeoEdgeError as error:
+        if backend == "tensorrt-rtx" and "compute capability" in str(error):
+            raise Skip(f"TensorRT-RTX does not build for this GPU: {error}") from error
+        raise
 
 
 def _frame(folder: Path, backend: Engines) -> tuple[Result, str]:
@@ -334,16 +342,24 @@ class FrameOnDevice:
         }
 
 
-def _bench(folder: Path, backend: str) -> Rows:
-    bundle, checkpoint = find_bundle(folder, SHAPE), shape_checkpoint(folder)
-    command = [sys.executable, "-m", "neo_edge.cli", "bench", str(bundle.root), "--backend", backend, *_BENCH]
-    if "torch" in this_machine().modules and checkpoint.is_dir() and backend != "onnxruntime-cuda":
-        command += ["--vs", "torch", "--checkpoint", str(checkpoint)]
+def _bench(folder: Path, backend: str, arguments: list[str]) -> Rows:
+    bundle = find_bundle(folder, SHAPE)
+    command = [
+        sys.executable,
+        "-m",
+        "neo_edge.cli",
+        "bench",
+        str(bundle.root),
+        "--backend",
+        backend,
+        *arguments,
+    ]
     done = subprocess.run(command, capture_output=True, text=True, check=False)
     if done.returncode:
         yield "bench", "failed", done.stderr.strip().splitlines()[-1] if done.stderr.strip() else "no message"
         return
-    (folder / f"bench-{backend}.json").write_text(done.stdout, encoding="utf-8")
+    name = f"bench-{backend}{'-torch' if 'torch' in arguments else ''}.json"
+    (folder / name).write_text(done.stdout, encoding="utf-8")
     yield from bench_rows(json.loads(done.stdout))
 
 

@@ -148,6 +148,8 @@ def measure(
         for test in tests:
             timer.once(test)
         stages = ImageStages(backend, tokens, *plan.image_size) if takes_images else None
+        if stages is not None:
+            timer.look_at_memory()
         peak, peak_device = peak_memory_bytes(), timer.peak_device_bytes
         image: dict[str, Seconds] = {}
         if stages is not None:
@@ -197,7 +199,7 @@ class _Timer:
             if contender.prepare is not None:
                 contender.prepare()
             contender.run()
-            self._look_at_memory()
+            self.look_at_memory()
         self._advance()
 
     def interleave(self, contenders: Mapping[str, Contender]) -> dict[str, Seconds]:
@@ -226,7 +228,7 @@ class _Timer:
         operations = None if decodes else prefill_operations(config, test.tokens, test.past)
         return TextRow(test, ours, share, ratios, operations), rates
 
-    def _look_at_memory(self) -> None:
+    def look_at_memory(self) -> None:
         used = None if self._gpu is None else self._gpu.used_bytes()
         if used is not None and self._gpu is not None:
             self.peak_device_bytes = max(used - self._gpu.used_before, self.peak_device_bytes or 0)
