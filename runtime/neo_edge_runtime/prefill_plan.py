@@ -55,6 +55,8 @@ def plan_prefill(
     ends, size = layout.boundaries, len(layout.visible_length)
     if not size or not len(ends) or ends[-1] != size:
         raise InputError(f"a piece of {size} tokens must end behind a text token or a whole image")
+    # Also behind the mark before an image, to which no rewind may lead: an image needs a chunk of its own tokens only.
+    ends = np.union1d(ends, np.flatnonzero(np.diff(layout.is_visual.astype(np.int8)) == 1) + 1)
     chunks = []
     start = 0
     while start < size:

@@ -33,13 +33,16 @@ def test_chunks_cover_the_prompt_end_only_at_legal_places_and_are_short_where_im
     ends = [chunk.end for chunk in chunks]
     assert [chunk.start for chunk in chunks] == [0, *ends[:-1]]
     assert ends[-1] == len(prompt.visible_length)
-    legal = set(prompt.boundaries.tolist())
+    visual = prompt.is_visual
+    legal = {end for end in range(1, len(visual)) if visual[end] and not visual[end - 1]}  # behind an `<img>`
+    legal |= set(prompt.boundaries.tolist())
     assert set(ends) <= legal
     for chunk in chunks:
         # No token of a chunk sees beyond the chunk.
         assert prompt.visible_length[chunk.start : chunk.end].max() <= chunk.end
         if chunk.end - chunk.start > chunk_tokens:
             assert not legal & set(range(chunk.start + 1, chunk.end)), "a shorter legal chunk was there"
+            assert visual[chunk.start : chunk.end].all(), "nothing stands beside an image that is too long"
         assert chunk.capacity >= chunk.end
 
 
