@@ -35,9 +35,14 @@ class BackendTraits:
     # Masks of [B, S, T] float32 that stand beside the scores for the whole run: the portable profile adds one to the
     # scores of every query head that shares a key head.
     mask_buffers: int = 1
+    # Whether a run gives new keys and values in memory of their own, as the portable profile does.
+    gives_new_rows: bool = False
+    # Whether what a run works in was taken when the backend was opened, so that no request adds to it.
+    holds_scratch: bool = False
     # Shapes that the backend was built for; None: any.
     max_context_tokens: int | None = None  # C
     max_chunk_tokens: int | None = None  # S of one run
+    max_sequences: int | None = None  # B
 
     def within(self, context_tokens: int | None, chunk_tokens: int) -> tuple[int | None, int]:
         """A session's largest context (None: no limit) and chunk, as far as the backend takes them."""
@@ -132,6 +137,15 @@ class FrameBackend(Protocol):
 
     def encode_frame(self, frame: DeviceFrame, grid: PatchGrid) -> npt.NDArray[np.generic]:
         """Resizes, normalizes and encodes a frame there -> [visual tokens, hidden]."""
+        ...
+
+
+@runtime_checkable
+class DeviceBackend(Protocol):
+    """What a backend has beside `Backend` when its caches and scratch lie in a device's memory, not in the host's."""
+
+    def free_device_bytes(self) -> int | None:
+        """Memory that is free there now; None where the device does not say."""
         ...
 
 

@@ -68,7 +68,7 @@ class BatchSession:
         """
         if rows < 1:
             raise InputError(f"a batch of {rows} rows holds nothing; it must be 1 or above")
-        self._backend, self._budget = backend, budget or MemoryBudget(reclaim=backend.release_scratch)
+        self._backend, self._budget = backend, budget or MemoryBudget.of(backend)
         self._max_rows, self._max_tokens = rows, backend.traits.within(max_context_tokens, 1)[0]
         self._state: DecoderState | None = None
         self._closed = False

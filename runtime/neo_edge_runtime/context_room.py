@@ -1,13 +1,16 @@
-"""Whether more tokens fit a sequence: the tokens it may hold, and the positions that the model was made for."""
+"""Whether more tokens fit: a sequence, the positions that the model was made for, and what a backend takes at once."""
 
 from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from neo_edge.errors import ContextOverflowError
+from neo_edge.errors import ContextOverflowError, ImageError
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
     from neo_edge_runtime.backend import BackendTraits
+    from neo_edge_runtime.prefill_plan import Chunk
 
 
 def require_room(
@@ -42,4 +45,18 @@ def require_room(
         raise ContextOverflowError(
             f"{new_tokens} tokens behind {length} would reach position {next_t}; the model was made for "
             f"{max_positions}: shorten the prompt or rewind"
+        )
+
+
+def require_chunks(chunks: Sequence[Chunk], traits: BackendTraits) -> None:
+    """Passes when the backend takes each chunk at once; only a picture, which stays whole, can be too long.
+
+    Raises:
+        ImageError: one is.
+    """
+    longest, most = max(chunk.end - chunk.start for chunk in chunks), traits.max_chunk_tokens
+    if most is not None and longest > most:
+        raise ImageError(
+            f"a picture gives {longest} visual tokens and stays whole; the engines take {most} tokens at once: pass "
+            f"max_pixels={most * traits.config.vision.token_size**2}, or build engines with --max-chunk {longest}"
         )

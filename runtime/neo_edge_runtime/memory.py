@@ -11,13 +11,14 @@ from typing import TYPE_CHECKING
 
 from neo_edge.errors import InputError, MemoryBudgetError
 from neo_edge.shown import shown
+from neo_edge_runtime.backend import DeviceBackend
 from neo_edge_runtime.control_groups import CGROUP, PROC, own_groups, read_text
 from neo_edge_runtime.kv_cache import cache_bytes
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Sequence
 
-    from neo_edge_runtime.backend import BackendTraits
+    from neo_edge_runtime.backend import Backend, BackendTraits
 
 _FLOAT32 = 4  # bytes
 _CURE = "ask with fewer or smaller pictures (max_pixels), a shorter text or a float16 variant"
@@ -35,6 +36,7 @@ class MemoryNeed:
     kv_cache: int = 0  # growth of the caches
     attention_scores: int = 0  # scratch of one attention, [B, heads, S, T] float32 and what stands beside it
     activations: int = 0  # scratch of one layer
+    new_keys_and_values: int = 0  # of a chunk, where a run does not write them into the caches itself
     logits: int = 0  # [B, N, V] float32: the graph's and what the caller gets
     embeddings: int = 0  # token embeddings and visual tokens of the prompt
     patches: int = 0  # pixels as float32 and the vision graph's hidden states
@@ -75,25 +77,27 @@ def prefill_need(
     """
     decoder = traits.config.decoder
     final_capacity = max([held_capacity, *(capacity for _, capacity in chunks)])
-    layer_widened = 0
-    if traits.widens_cache:
-        layer_widened = cache_bytes(decoder, batch=batch, capacity=final_capacity, element_bytes=_FLOAT32)
-        layer_widened //= decoder.num_layers
     longest = max((new for new, _ in chunks), default=0)
-    width = 4 * decoder.hidden_size + max(
-        3 * decoder.intermediate_size,
-        2 * (decoder.num_heads + decoder.num_kv_heads) * (decoder.key_dim + decoder.head_dim),
-    )
+
+    def cached(tokens: int) -> int:
+        return cache_bytes(decoder, batch=batch, capacity=tokens, element_bytes=traits.cache_element_bytes)
+
+    scores = activations = 0
+    if not traits.holds_scratch:
+        scores = max((batch * attention_bytes(traits, new, capacity) for new, capacity in chunks), default=0)
+        if traits.widens_cache:
+            widened = cache_bytes(decoder, batch=batch, capacity=final_capacity, element_bytes=_FLOAT32)
+            scores += widened // decoder.num_layers
+        width = 4 * decoder.hidden_size + max(
+            3 * decoder.intermediate_size,
+            2 * (decoder.num_heads + decoder.num_kv_heads) * (decoder.key_dim + decoder.head_dim),
+        )
+        activations = batch * longest * width * _FLOAT32
     return MemoryNeed(
-        kv_cache=cache_bytes(
-            decoder,
-            batch=batch,
-            capacity=final_capacity - held_capacity,
-            element_bytes=traits.cache_element_bytes,
-        ),
-        attention_scores=layer_widened
-        + max((batch * attention_bytes(traits, new, capacity) for new, capacity in chunks), default=0),
-        activations=batch * longest * width * _FLOAT32,
+        kv_cache=cached(final_capacity - held_capacity),
+        attention_scores=scores,
+        activations=activations,
+        new_keys_and_values=cached(longest) if traits.gives_new_rows else 0,
         logits=batch * (logits_rows + kept_rows) * decoder.vocab_size * _FLOAT32,
         embeddings=2 * batch * new_tokens * decoder.hidden_size * traits.embedding_dtype.itemsize,
     )
@@ -110,9 +114,8 @@ def attention_bytes(traits: BackendTraits, new_tokens: int, capacity: int) -> in
 def vision_need(traits: BackendTraits, *, patches: int, visual_tokens: int) -> MemoryNeed:
     """What encoding takes: `patches` in the largest call, `visual_tokens` of all pictures."""
     vision, decoder = traits.config.vision, traits.config.decoder
-    per_patch = (
-        vision.patch_dim + 4 * vision.hidden_size
-    )  # before and after the erf, before and after rotating
+    # Pixels; before and after the erf, before and after rotating.
+    per_patch = vision.patch_dim + (0 if traits.holds_scratch else 4 * vision.hidden_size)
     return MemoryNeed(
         embeddings=visual_tokens * decoder.hidden_size * traits.embedding_dtype.itemsize,
         patches=patches * per_patch * _FLOAT32,
@@ -133,20 +136,33 @@ class MemoryBudget:
     also where the system counts it as used by then.
     """
 
-    def __init__(self, limit_bytes: int | None = None, *, reclaim: Callable[[], None] | None = None) -> None:
+    def __init__(
+        self,
+        limit_bytes: int | None = None,
+        *,
+        reclaim: Callable[[], None] | None = None,
+        free_device_bytes: Callable[[], int | None] | None = None,
+    ) -> None:
         """Nothing is held yet.
 
         Args:
             limit_bytes: most that all sessions together may take beside the weights; None: what is free.
             reclaim: called when too little is free, before that is an error: `Backend.release_scratch`.
+            free_device_bytes: of the device whose memory it is; None: it is the host's.
         """
         if limit_bytes is not None and limit_bytes < 1:
             raise InputError(f"memory_limit_bytes is {shown(limit_bytes)}; it must be above zero, or None")
         self.limit_bytes = limit_bytes
-        self._reclaim = reclaim
+        self._reclaim, self._free_device_bytes = reclaim, free_device_bytes
         self._held, self._reserved = 0, 0
         # The garbage collector may close a dropped session, which calls `hold`, while this thread is in here.
         self._lock = threading.RLock()
+
+    @classmethod
+    def of(cls, backend: Backend, limit_bytes: int | None = None) -> MemoryBudget:
+        """Of a backend's sessions, in the memory of its device where it has one."""
+        free = backend.free_device_bytes if isinstance(backend, DeviceBackend) else None
+        return cls(limit_bytes, reclaim=backend.release_scratch, free_device_bytes=free)
 
     @property
     def held_bytes(self) -> int:
@@ -175,9 +191,13 @@ class MemoryBudget:
         Raises:
             MemoryBudgetError: they do not fit; nothing was allocated.
         """
-        with self._lock:
-            self._check(need, purpose, cure)
-            self._reserved += need.total
+        refusal = self._take(need, purpose, cure)
+        if refusal is not None and self._reclaim is not None:
+            # Not under the lock: this may wait for another thread's run, in which the collector may close a session.
+            self._reclaim()
+            refusal = self._take(need, purpose, cure)
+        if refusal is not None:
+            raise refusal
         reservation = Reservation(need.total)
         try:
             yield reservation
@@ -199,23 +219,30 @@ class MemoryBudget:
                 reservation.left_bytes -= taken
                 self._reserved -= taken
 
-    def _check(self, need: MemoryNeed, purpose: str, cure: str) -> None:
+    def _take(self, need: MemoryNeed, purpose: str, cure: str) -> MemoryBudgetError | None:
+        """Reserves; gives the error of too little free memory, which may change, and raises that of the limit."""
         wanted = f"{purpose} needs {_mib(need.total)} ({need})"
-        others = f" and {_mib(self._reserved)} that other runs may take" if self._reserved else ""
-        if self.limit_bytes is not None and self._held + self._reserved + need.total > self.limit_bytes:
-            raise MemoryBudgetError(
-                f"{wanted} beside {_mib(self._held)} that open sessions hold{others}; "
-                f"memory_limit_bytes allows {_mib(self.limit_bytes)}: {cure}, close sessions or raise the limit"
-            )
-        free = available_memory_bytes()
-        if free is not None and need.total + self._reserved > free and self._reclaim is not None:
-            self._reclaim()
-            free = available_memory_bytes()
-        if free is not None and need.total + self._reserved > free:
-            raise MemoryBudgetError(
-                f"{wanted}{' beside' + others.removeprefix(' and') if others else ''} and {_mib(free)} are free: "
-                f"{cure}, or free memory"
-            )
+        with self._lock:
+            others = f" and {_mib(self._reserved)} that other runs may take" if self._reserved else ""
+            if self.limit_bytes is not None and self._held + self._reserved + need.total > self.limit_bytes:
+                raise MemoryBudgetError(
+                    f"{wanted} beside {_mib(self._held)} that open sessions hold{others}; "
+                    f"memory_limit_bytes allows {_mib(self.limit_bytes)}: {cure}, close sessions or raise the limit"
+                )
+            free, where = self._free()
+            if free is None or need.total + self._reserved <= free:
+                self._reserved += need.total
+                return None
+        return MemoryBudgetError(
+            f"{wanted}{' beside' + others.removeprefix(' and') if others else ''} and {_mib(free)} are free{where}: "
+            f"{cure}, or free memory"
+        )
+
+    def _free(self) -> tuple[int | None, str]:
+        """Bytes, and where."""
+        if self._free_device_bytes is None:
+            return available_memory_bytes(), ""
+        return self._free_device_bytes(), " on the GPU"
 
 
 def available_memory_bytes(proc: Path = PROC, cgroup: Path = CGROUP) -> int | None:

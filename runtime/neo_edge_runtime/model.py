@@ -64,7 +64,7 @@ class Model:
         config = backend.traits.config
         preset = get_protocol(protocol) if isinstance(protocol, str) else protocol
         self._backend = backend
-        self._budget = MemoryBudget(memory_limit_bytes, reclaim=backend.release_scratch)
+        self._budget = MemoryBudget.of(backend, memory_limit_bytes)
         self._max_context_tokens, self._chunk_tokens = max_context_tokens, chunk_tokens
         self._prompts = PromptAssembly(
             config=config,
@@ -227,8 +227,8 @@ class Model:
             requests: what to ask; none give no answers.
             options: sampling of the requests that have none of their own; None: the protocol's. With a seed, each
                 answer draws as if it were alone.
-            batch_size: most answers at once. Their caches are as long as the longest of them, and all count for
-                `memory_limit_bytes`.
+            batch_size: most answers at once; fewer where engines take fewer. Their caches are as long as the longest of
+                them, and all count for `memory_limit_bytes`.
             on_error: `raise`: a request that cannot be asked raises here, before any runs, and one that fails as it
                 runs ends the iteration. `return`: such a request gets a completion with `stop_reason` `error` and
                 the typed `error`, and all others get their answers.
@@ -242,7 +242,7 @@ class Model:
         started = time.perf_counter()
         require_requests(requests, batch_size, on_error)
         names = [asked.name or f"request {number}" for number, asked in enumerate(requests)]
-        batch_size = max(1, min(batch_size, len(requests)))
+        batch_size = max(1, min(batch_size, len(requests), self._backend.traits.max_sequences or batch_size))
         batch = BatchSession(
             self._backend, rows=batch_size, budget=self._budget, max_context_tokens=self._max_context_tokens
         )

@@ -12,6 +12,8 @@ from types import ModuleType
 from typing import Protocol
 
 from neo_edge.errors import BackendError
+from neo_edge_runtime.cuda_memory import free_cuda_bytes
+from neo_edge_runtime.memory import available_memory_bytes
 from neo_edge_runtime.nvidia_devices import NvidiaDriver, nvidia_driver
 
 CPU_PROVIDER, CUDA_PROVIDER = "CPUExecutionProvider", "CUDAExecutionProvider"
@@ -47,6 +49,10 @@ class OrtDevice(Protocol):
         """ONNX Runtime's name of the allocator that keeps scratch."""
         ...
 
+    def free_bytes(self) -> int | None:
+        """Memory that is free there now; None where that is not known."""
+        ...
+
     def require(self, ort: ModuleType) -> None:
         """Raises `BackendError` when it is known before anything is loaded that nothing will run there."""
         ...
@@ -61,6 +67,10 @@ class HostDevice:
     provider: str = CPU_PROVIDER
     options: Mapping[str, str] = field(default_factory=dict)
     arena: str = "cpu:0"
+
+    def free_bytes(self) -> int | None:
+        """The host's."""
+        return available_memory_bytes()
 
     def require(self, ort: ModuleType) -> None:
         """The CPU is always there."""
@@ -88,6 +98,10 @@ class CudaDevice:
     def arena(self) -> str:
         """ONNX Runtime's name of the allocator that keeps scratch."""
         return f"gpu:{self.index}"
+
+    def free_bytes(self) -> int | None:
+        """As the CUDA driver counts it; what ONNX Runtime keeps for the next run is not free."""
+        return free_cuda_bytes(self.index)
 
     def require(self, ort: ModuleType) -> None:
         """A provider, a driver, such a GPU, and a CUDA that both know; loads the CUDA libraries of this environment."""

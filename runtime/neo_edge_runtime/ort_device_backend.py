@@ -96,6 +96,10 @@ class OrtDeviceBackend:
             raise _closed()
         return self._table
 
+    def free_device_bytes(self) -> int | None:
+        """Memory that is free on the device now."""
+        return self.device.free_bytes()
+
     def encode_patches(
         self, patches: npt.NDArray[np.float32], patch_xy: npt.NDArray[np.int32]
     ) -> npt.NDArray[np.generic]:

@@ -42,6 +42,7 @@ def ort_traits(
         score_buffers=_SCORE_BUFFERS[ops, cache_dtype],
         widens_cache=cache_dtype == "float16",
         mask_buffers=decoder.num_heads // decoder.num_kv_heads if ops == "portable" else 1,
+        gives_new_rows=ops == "portable",
     )
 
 

@@ -11,7 +11,7 @@ import numpy as np
 from neo_edge.errors import InputError, NeoEdgeError, SessionClosedError
 from neo_edge.shown import shown
 from neo_edge_runtime.backend import ChoosingState
-from neo_edge_runtime.context_room import require_room
+from neo_edge_runtime.context_room import require_chunks, require_room
 from neo_edge_runtime.decoder_inputs import (
     EmbeddedTokens,
     checked_ids,
@@ -69,7 +69,7 @@ class Session:
             raise InputError(
                 f"max_context_tokens is {shown(max_context_tokens)}; it must be above zero, or None"
             )
-        self._backend, self._budget = backend, budget or MemoryBudget(reclaim=backend.release_scratch)
+        self._backend, self._budget = backend, budget or MemoryBudget.of(backend)
         self._max_tokens, self._chunk_tokens = backend.traits.within(max_context_tokens, chunk_tokens)
         self._cache = SessionCache(backend, self._budget, self._max_tokens)
         self._closed = False
@@ -319,6 +319,7 @@ class Session:
                 f"{self._next_t} behind {self._length}: lay the piece out with start_length and start_t"
             )
         self._require_room(size, layout.next_t)
+        require_chunks(chunks, self._backend.traits)
         return chunks
 
     def _require_room(self, new_tokens: int, next_t: int) -> None:

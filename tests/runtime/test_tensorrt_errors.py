@@ -225,6 +225,7 @@ def test_a_gpu_that_is_too_small_is_said_to_be(root: Path, engines: EngineSet) -
     fakes = Fakes(open_bundle(root), memory_bytes=1500)
     with pytest.raises(MemoryBudgetError, match="no memory left for scratch of the decoder"):
         fakes.open()
+    assert fakes.device.allocated["device"] == {}
     assert fakes.loaded == [engines.vision, engines.decoder]
     fakes = Fakes(open_bundle(root), memory_bytes=100_000)
     backend = fakes.open()
@@ -330,8 +331,14 @@ def test_requests_beyond_the_engines_limits_name_the_option_to_build_with(backen
         backend.new_state(batch=4, capacity=256)
     with pytest.raises(InputError, match=r"the run is of 2 sequences and its caches of 1"):
         state.run(inputs_of(backend, batch=2))
-    with pytest.raises(InputError, match=r"patches is \[6, 768\] and patch_xy \[6, 2\]; .*a multiple of 4"):
+    with pytest.raises(
+        InputError, match=r"patches is \[6, 768\] float32 and patch_xy \[6, 2\] int32; .*a multiple of 4"
+    ):
         backend.encode_patches(np.zeros((6, 768), np.float32), np.zeros((6, 2), np.int32))
+    with pytest.raises(
+        InputError, match=r"patches is .* float64 and .* int64; .* float32 and \[P, 2\] int32"
+    ):
+        backend.encode_patches(np.zeros((4, 768)), np.zeros((4, 2), np.int64))
 
 
 def test_what_is_bound_is_compared_with_the_engine_in_shape_type_and_place(

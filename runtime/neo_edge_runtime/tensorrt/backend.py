@@ -60,11 +60,12 @@ class TensorRtBackend:
             config=config,
             embedding_dtype=np.dtype(variant.embedding_dtype),
             cache_element_bytes=np.dtype(variant.cache_dtype).itemsize,
-            # What a run works in lies on the device and was taken when the engines were loaded.
             score_buffers=0.0,
-            mask_buffers=0,
+            gives_new_rows=True,
+            holds_scratch=True,
             max_context_tokens=self.limits.max_context,
             max_chunk_tokens=self.limits.max_chunk,
+            max_sequences=self.limits.max_batch,
         )
         self._table: TokenTable | None = map_token_table(bundle, variant)
         self._vision = TrtVision(
@@ -75,15 +76,19 @@ class TensorRtBackend:
             embedding_dtype=self._traits.embedding_dtype,
             file=engines.vision,
         )
-        self._decoder = TrtDecoder(
-            device,
-            decoder,
-            config.decoder,
-            self.limits,
-            cache_dtype=np.dtype(variant.cache_dtype),
-            embedding_dtype=self._traits.embedding_dtype,
-            file=engines.decoder,
-        )
+        try:
+            self._decoder = TrtDecoder(
+                device,
+                decoder,
+                config.decoder,
+                self.limits,
+                cache_dtype=np.dtype(variant.cache_dtype),
+                embedding_dtype=self._traits.embedding_dtype,
+                file=engines.decoder,
+            )
+        except BaseException:
+            self._vision.close()
+            raise
 
     @classmethod
     def open(
@@ -155,8 +160,15 @@ class TensorRtBackend:
     def token_embedding(self) -> TokenTable:
         """[V, hidden], mapped from the bundle."""
         if self._table is None:
-            raise SessionClosedError("the model is closed: load the bundle again")
+            raise _closed()
         return self._table
+
+    def free_device_bytes(self) -> int:
+        """Memory that is free on the device now."""
+        if self._table is None:
+            raise _closed()
+        self.device.activate()
+        return self.device.free_bytes()
 
     def encode_patches(
         self, patches: npt.NDArray[np.float32], patch_xy: npt.NDArray[np.int32]
@@ -199,3 +211,7 @@ def _load(
 ) -> Engine:
     with read_plan(bundle, engines, part, wanted=wanted) as plan:
         return open_engine(installed, plan, engines.plan(part))
+
+
+def _closed() -> SessionClosedError:
+    return SessionClosedError("the model is closed: load the bundle again")

@@ -58,16 +58,20 @@ class TrtVision:
     def encode(
         self, patches: npt.NDArray[np.float32], patch_xy: npt.NDArray[np.int32]
     ) -> npt.NDArray[np.generic]:
-        """[P, 768] float32 and [P, 2] int32 -> [P/4, hidden]; raises `InputError` for other shapes."""
+        """[P, 768] float32 and [P, 2] int32 -> [P/4, hidden]; raises `InputError` for others."""
         count = len(patches)
         if (
             patches.shape != (count, self._config.vision.patch_dim)
             or patch_xy.shape != (count, 2)
+            or [patches.dtype, patch_xy.dtype] != [np.dtype(np.float32), np.dtype(np.int32)]
             or count % self._merged
         ):
+            found = (
+                f"{list(patches.shape)} {patches.dtype} and patch_xy {list(patch_xy.shape)} {patch_xy.dtype}"
+            )
             raise InputError(
-                f"patches is {list(patches.shape)} and patch_xy {list(patch_xy.shape)}; they must be "
-                f"[P, {self._config.vision.patch_dim}] and [P, 2], P a multiple of {self._merged}"
+                f"patches is {found}; they must be [P, {self._config.vision.patch_dim}] float32 and [P, 2] int32, P a "
+                f"multiple of {self._merged}"
             )
         tokens = np.empty((count // self._merged, self._config.decoder.hidden_size), self._dtype)
         for span in self._spans(count):
