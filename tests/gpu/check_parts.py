@@ -167,7 +167,7 @@ PARTS = {
     "tensorrt-rtx": PartPlan(("tensorrt_rtx", "cuda"), 60, tensorrt_rtx),
     "shape": PartPlan(("torch", "onnx"), 150, shape),
     "bench-onnxruntime": PartPlan(("onnxruntime",), 90, bench_onnxruntime),
-    "bench-tensorrt": PartPlan(("cuda", "onnx"), 180, bench_tensorrt),
+    "bench-tensorrt": PartPlan(("cuda",), 180, bench_tensorrt),
     "bench-torch": PartPlan(("cuda", "onnx", "torch"), 180, bench_torch),
 }
 
