@@ -106,9 +106,8 @@ class WatchCommand:
                     continue
                 seen_s = time.monotonic() - began
                 answer = live.ask(args.question, options=options).finish()
-                asked_s = max(
-                    asked_s, time.monotonic() - args.ask_every
-                )  # what was missed is not made up for
+                # What was missed is not made up for.
+                asked_s = max(asked_s, time.monotonic() - args.ask_every)
                 if args.json:
                     print(
                         json.dumps({"time_s": round(seen_s, 3), **answer.to_dict()}, ensure_ascii=False),

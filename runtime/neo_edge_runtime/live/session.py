@@ -7,11 +7,11 @@ import time
 import weakref
 from contextlib import suppress
 from dataclasses import dataclass, replace
-from numbers import Real
 from typing import TYPE_CHECKING, Literal
 
 from neo_edge.errors import InputError, SessionClosedError
 from neo_edge.prompt import encode_watched_question
+from neo_edge.real_number import is_real
 from neo_edge.shown import shown
 from neo_edge_runtime.constraints import one_constraint
 from neo_edge_runtime.live.answer import LiveAnswer
@@ -364,7 +364,7 @@ class LiveSession:
 
 
 def _checked_time(time_s: object) -> float:
-    if isinstance(time_s, Real) and not isinstance(time_s, bool) and 0 <= float(time_s) < _ENDLESS_S:
+    if is_real(time_s) and 0 <= time_s < _ENDLESS_S:
         return float(time_s)
     raise InputError(f"time_s is {shown(time_s)}; a frame needs its time in seconds, from 0 on")
 

@@ -5,11 +5,11 @@ from __future__ import annotations
 import threading
 import time
 from collections.abc import Iterable, Iterator, Sequence
-from numbers import Real
 
 import numpy as np
 
 from neo_edge.errors import InputError
+from neo_edge.real_number import is_real
 from neo_edge_runtime.image_input import ImageSource
 from neo_edge_runtime.live.pacing import stopped_before
 from neo_edge_runtime.video import Frame
@@ -65,7 +65,7 @@ def _parts(picture: object) -> tuple[ImageSource, float | None]:
     if isinstance(picture, Frame):
         return picture.image, picture.time_s
     if isinstance(picture, tuple):
-        if len(picture) != 2 or not isinstance(picture[1], Real) or isinstance(picture[1], bool):
+        if len(picture) != 2 or not is_real(picture[1]):
             raise InputError(
                 f"a frame of a live source is an image, (image, time_s) or a Frame; found a tuple of "
                 f"{', '.join(type(part).__name__ for part in picture) or 'nothing'}"
