@@ -56,7 +56,7 @@ examples:
 class ChatCommand:
     """Talks with a bundle."""
 
-    summary = "talk with a bundle about pictures"
+    summary = "talk with a bundle about pictures and videos"
 
     def add_arguments(self, parser: argparse.ArgumentParser) -> None:
         """Declares the arguments."""

@@ -66,7 +66,11 @@ class WatchCommand:
             "--max-frames", type=int, default=64, metavar="N", help="frames kept (default: %(default)s)"
         )
         window.add_argument(
-            "--policy", choices=("drop", "recompute"), default="drop", help="of a full window"
+            "--policy",
+            choices=("drop", "recompute"),
+            default="drop",
+            help="what makes room in a full window: drop an eighth and keep the cache of the rest, which is approximate, "
+            "or drop half and recompute the rest, which is exact (default: %(default)s)",
         )
         parser.add_argument(
             "--ask-every",
