@@ -69,8 +69,8 @@ class WatchCommand:
             "--policy",
             choices=("drop", "recompute"),
             default="drop",
-            help="what makes room in a full window: drop an eighth and keep the cache of the rest, which is approximate, "
-            "or drop half and recompute the rest, which is exact (default: %(default)s)",
+            help="what makes room in a full window: drop an eighth and keep the cache of the rest, which is "
+            "approximate, or drop half and recompute the rest, which is exact (default: %(default)s)",
         )
         parser.add_argument(
             "--ask-every",
