@@ -8,11 +8,12 @@ from pathlib import Path
 import numpy as np
 import pytest
 from tensorrt_bundle import Fakes, add_engines, engine_key
-from tiny_golden import append_text, worst
+from tiny_golden import TOKENS, append_text, worst
 
 from neo_edge.bundle import Bundle, open_bundle
 from neo_edge.errors import BackendError
-from neo_edge_runtime import Session
+from neo_edge.tokenizer import Tokenizer
+from neo_edge_runtime import Model, Session
 from neo_edge_runtime.backend import SlidingState
 from neo_edge_runtime.ort_backend import OrtBackend
 from neo_edge_runtime.parity import TOLERANCE
@@ -64,3 +65,14 @@ def test_without_programs_of_our_own_turning_is_refused_with_the_cure(engine_bun
     with pytest.raises(BackendError, match=r'NVRTC is not there: .*policy="recompute"'):
         state.shift_t(1, length=4)
     backend.close()
+
+
+def test_without_them_watching_is_refused_before_the_first_frame(
+    engine_bundle: Bundle, tokenizer: Tokenizer
+) -> None:
+    backend = Fakes(engine_bundle, has_kernels=False).open("fp32-portable")
+    with Model(backend, tokens=TOKENS, tokenizer=tokenizer) as model:
+        with pytest.raises(BackendError, match=r'NVRTC is not there: .*policy="recompute"'):
+            model.watch()
+        with model.watch(policy="recompute") as live:
+            assert live.stats().frames_seen == 0

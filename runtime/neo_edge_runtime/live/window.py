@@ -152,7 +152,8 @@ class DroppingWindow(Window):
         self, backend: Backend, session: Session, prompts: PromptAssembly, *, max_frames: int, system: str
     ) -> None:
         super().__init__(backend, session, prompts, max_frames=max_frames, system=system)
-        sliding_state(session)
+        # By nothing: a backend that cannot turn keys says so now, and not when positions end.
+        sliding_state(session).shift_t(0, length=session.length)
         self._owners = np.full(session.length, _START)  # [length]: the frame that each token is of
         self._start_t = 0  # t of the first token in the cache
 
