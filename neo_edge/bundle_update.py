@@ -156,7 +156,10 @@ class BundleUpdate:
         return self._root / STAGING
 
     def _begin(self) -> None:
-        self._lock = FolderLock.take(self._root)
+        try:
+            self._lock = FolderLock.take_unless_held(self._root)
+        except BlockingIOError:
+            raise self._busy() from None
         if self._lock is not None and self._staging.exists():
             self._clear()
         try:
@@ -164,11 +167,6 @@ class BundleUpdate:
             self._staging.mkdir()
         except FileExistsError:
             raise self._busy() from None
-        if self._lock is None and (proof := FolderLock.take(self._staging)) is not None:
-            # There are locks, so another process has the bundle's, and would take this directory for a leftover.
-            proof.release()
-            self._staging.rmdir()
-            raise self._busy()
         self._open = True
         self.directory.mkdir()
 

@@ -19,6 +19,14 @@ class FolderLock:
     @classmethod
     def take(cls, folder: Path) -> FolderLock | None:
         """The lock; None when a process holds it, the folder is gone, or the file system has no locks."""
+        try:
+            return cls.take_unless_held(folder)
+        except BlockingIOError:
+            return None
+
+    @classmethod
+    def take_unless_held(cls, folder: Path) -> FolderLock | None:
+        """As `take`, but a lock that a process holds is a `BlockingIOError`."""
         if sys.platform == "win32":
             return None
         try:
@@ -27,6 +35,9 @@ class FolderLock:
             return None
         try:
             fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            os.close(descriptor)
+            raise
         except OSError:
             os.close(descriptor)
             return None

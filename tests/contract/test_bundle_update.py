@@ -6,6 +6,8 @@ import signal
 import subprocess
 import sys
 import textwrap
+import threading
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from pathlib import Path
 
@@ -101,6 +103,25 @@ def test_a_bundle_whose_lock_another_process_has_just_taken_is_refused(bundle: B
     assert not (bundle.root / STAGING).exists()
     lock.release()
     _add_variant(bundle)
+
+
+def test_of_updates_that_begin_at_once_one_goes_on(bundle: Bundle) -> None:
+    together = threading.Barrier(4)
+
+    def begins() -> bool:
+        together.wait()
+        try:
+            with BundleUpdate(bundle):
+                together.wait()  # until the others have tried
+        except BundleError:
+            together.wait()
+            return False
+        return True
+
+    with ThreadPoolExecutor(4) as pool:
+        for _ in range(50):
+            began = [pool.submit(begins) for _ in range(4)]
+            assert sum(one.result() for one in began) == 1
 
 
 def test_the_manifest_is_read_anew_under_the_lock(bundle: Bundle) -> None:

@@ -142,6 +142,9 @@ def test_a_bundle_without_a_tokenizer_says_how_to_ask(
     assert all(word.isdecimal() for word in printed.out.split())
 
 
+AT_THE_PROMPT = "(Ctrl-D or /quit ends)"  # says Ctrl-C where there is no answer to stop
+
+
 class Terminal:
     """A chat on a terminal of its own."""
 
@@ -166,15 +169,17 @@ class Terminal:
         while not self.shown:
             self._read()
 
-    def press_until(self, key: str, text: str) -> None:
-        """A key that comes between readline's prompt and its first look is lost, so it is pressed again."""
+    def type_until(self, keys: str, *texts: str) -> str:
+        """What is typed while the prompt is being set up may be lost, so it is typed again; the text that came."""
         for _ in range(30):
-            self.type(key)
+            self.type(keys)
             for _ in range(20):
-                if text in self.shown:
-                    return
+                for text in texts:
+                    if text in self.shown:
+                        self.shown = self.shown.partition(text)[2]
+                        return text
                 self._read()
-        raise AssertionError(f"pressed {key!r} for {text!r}, saw {self.shown!r}")
+        raise AssertionError(f"typed {keys!r} for {texts}, saw {self.shown!r}")
 
     def _read(self) -> None:
         if select.select([self._descriptor], [], [], 0.1)[0]:
@@ -215,20 +220,17 @@ def terminal_chat(bundle: Path, *arguments: str) -> Iterator[Terminal]:
 def test_on_a_terminal_ctrl_c_stops_the_answer_and_keeps_the_chat(tiny_bundle: Path) -> None:
     with terminal_chat(tiny_bundle, "--max-new-tokens", "100000") as chat:
         chat.wait_for("> ")
-        chat.press_until("\x03", "(Ctrl-D or /quit ends)")
+        chat.type_until("\x03", AT_THE_PROMPT)
         for _ in range(20):
-            chat.type("/reset\n")
-            chat.wait_for("(forgotten)")
+            chat.type_until("/reset\n", "(forgotten)")
             chat.type("hello there\n")
             chat.wait_for("hello there\r\n")
-            chat.wait_for_more()  # the answer has begun
-            chat.type("\x03")
-            if "cancelled" in chat.wait_for("> "):
+            chat.wait_for_more()  # the answer has begun, or the terminal has said twice what was typed
+            if chat.type_until("\x03", "cancelled", AT_THE_PROMPT) == "cancelled":
                 break
         else:
             raise AssertionError("no answer was caught in the middle")
-        chat.type("/stats\n")
-        chat.wait_for("1 question, ")
+        chat.type_until("/stats\n", "1 question, ")
         chat.type("/nonsense\n")
         chat.wait_for("error: there is no command")
         chat.type("/undo\n")
