@@ -38,7 +38,7 @@ class LoweredTensor(Protocol):
         """Its shape in the lowered module."""
         ...
 
-    def columns(self, source: TensorSource) -> Iterator[npt.NDArray[np.generic]]:
+    def columns(self, source: TensorSource, /) -> Iterator[npt.NDArray[np.generic]]:
         """Slices along the last dimension, in order, each small enough to hold."""
         ...
 
@@ -109,7 +109,7 @@ class Table:
         """The array's."""
         return self.array.shape
 
-    def columns(self, source: TensorSource) -> Iterator[npt.NDArray[np.generic]]:  # noqa: ARG002
+    def columns(self, _source: TensorSource) -> Iterator[npt.NDArray[np.generic]]:
         """The array; the source is not read."""
         yield self.array
 

@@ -36,7 +36,7 @@ class CompletionCommand:
         parser = build_parser({name: load() for name, load in sorted(installed_commands().items())})
         for action in _actions(parser):
             if action.type is Path:
-                action.complete = shtab.FILE  # type: ignore[attr-defined]
+                action.complete = shtab.FILE  # type: ignore[attr-defined] # which shtab looks for
         print(shtab.complete(parser, shell=args.shell))
         return 0
 

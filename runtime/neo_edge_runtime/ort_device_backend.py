@@ -190,9 +190,10 @@ class OrtDeviceBackend:
 
     def _probe(self, bundle: Bundle, relative: str, session: Any, run: Callable[[], object]) -> None:
         """Runs once; raises `BackendError` where that fails, or operators of the model ran on the host."""
+        failures: tuple[type[Exception], ...] = (BackendError, *self._errors)
         try:
             run()
-        except (BackendError, *self._errors) as error:  # type: ignore[misc]  # a tuple of classes
+        except failures as error:
             session.end_profiling()
             raise BackendError(
                 f"{relative} of {bundle.root} does not run on {self.device.provider} of onnxruntime "

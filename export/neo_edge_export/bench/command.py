@@ -8,6 +8,7 @@ import json
 import time
 from collections.abc import Callable
 from datetime import date
+from functools import partial
 from typing import TYPE_CHECKING
 
 from neo_edge.errors import BackendError, InputError, MissingExtraError
@@ -176,7 +177,7 @@ def _figures(
     if on_gpu:
         buffer = gpu_bandwidth
     elif rival is not None:
-        buffer = lambda: _wider_buffer(threads)  # noqa: E731
+        buffer = partial(_wider_buffer, threads)
     return measure(
         opened.backend,
         manifest.special_tokens or text_only_tokens(manifest.model),

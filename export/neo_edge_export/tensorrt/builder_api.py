@@ -89,7 +89,9 @@ class INetworkDefinition(Protocol):
 
 
 class IOptimizationProfile(Protocol):
-    def set_shape(self, input: str, min: Sequence[int], opt: Sequence[int], max: Sequence[int]) -> None: ...  # noqa: A002
+    def set_shape(
+        self, name: str, least: Sequence[int], usual: Sequence[int], most: Sequence[int], /
+    ) -> None: ...
 
 
 class IHostMemory(Protocol):
@@ -143,7 +145,7 @@ class Builder(Protocol):
 
 
 class EngineInspector(Protocol):
-    def get_engine_information(self, format: Named) -> str: ...  # noqa: A002
+    def get_engine_information(self, form: Named, /) -> str: ...
 
 
 class ICudaEngine(Protocol):

@@ -26,7 +26,7 @@ class Cancellation:
             self._asked.set()
         return self._asked.is_set()
 
-    def request(self, number: int, frame: FrameType | None) -> None:  # noqa: ARG002
+    def request(self, _number: int, _frame: FrameType | None) -> None:
         """A signal's handler."""
         self._asked.set()
 

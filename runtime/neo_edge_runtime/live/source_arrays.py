@@ -14,15 +14,15 @@ from neo_edge_runtime.image_input import ImageSource
 from neo_edge_runtime.live.pacing import stopped_before
 from neo_edge_runtime.video import Frame
 
+TimedPicture = ImageSource | Frame | tuple[ImageSource, float]
+
 
 class ArraySource:
     """A list is a recording and has times; anything else is live and sets its own pace."""
 
     name = "the pictures that were given"
 
-    def __init__(
-        self, pictures: Iterable[ImageSource | Frame | tuple[ImageSource, float]], rate_hz: float | None
-    ) -> None:
+    def __init__(self, pictures: Iterable[TimedPicture], rate_hz: float | None) -> None:
         """`rate_hz` gives a list of pictures their times.
 
         Raises:
@@ -61,7 +61,7 @@ class ArraySource:
             yield Frame(_own(image), time_s)
 
 
-def _parts(picture: object) -> tuple[ImageSource, float | None]:
+def _parts(picture: TimedPicture) -> tuple[ImageSource, float | None]:
     if isinstance(picture, Frame):
         return picture.image, picture.time_s
     if isinstance(picture, tuple):
@@ -71,7 +71,7 @@ def _parts(picture: object) -> tuple[ImageSource, float | None]:
                 f"{', '.join(type(part).__name__ for part in picture) or 'nothing'}"
             )
         return picture[0], float(picture[1])
-    return picture, None  # type: ignore[return-value] # `load_image` says what is wrong with it
+    return picture, None  # where it is no image, `load_image` says so
 
 
 def _own(image: ImageSource) -> ImageSource:

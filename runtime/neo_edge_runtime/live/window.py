@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from abc import ABC, abstractmethod
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Literal
 
@@ -43,7 +44,7 @@ class WatchedFrame:
     visual_tokens: npt.NDArray[np.generic] | None  # kept only where it may have to be prefilled again
 
 
-class Window:
+class Window(ABC):
     """Frames in a session's cache; subclasses say how a full one makes room."""
 
     def __init__(
@@ -96,9 +97,9 @@ class Window:
     def _enter(self, frame: WatchedFrame) -> None:
         self.frames.append(frame)
 
+    @abstractmethod
     def _cut(self) -> None:
         """Drops some frames."""
-        raise NotImplementedError
 
     def _move_back(self) -> bool:
         """Makes room in positions, with all frames as they are; whether it could."""
