@@ -165,7 +165,8 @@ def _peer(peer: Peer, bundle: Bundle, folder: Path) -> Made:
     try:
         with contextlib.redirect_stdout(sys.stderr):
             peer.make(job)
-    except Exception as error:  # noqa: BLE001 - whatever a peer raises is a row of the table
+    except Exception as error:  # whatever a peer raises is a row of the table
+        logging.exception("%s", peer.variant)
         return Made(time.perf_counter() - started, f"cannot make it: {_first_line(error)}")
     seconds = time.perf_counter() - started
     name = peer.variant

@@ -1,15 +1,11 @@
 """What the evidence scripts have for speed, for scripts of this folder: they lie in tests/evidence, no package."""
 
-# ruff: noqa: E402
-
 from __future__ import annotations
 
 import sys
 from pathlib import Path
 
-_EVIDENCE = str(Path(__file__).parents[1] / "tests" / "evidence")
-if _EVIDENCE not in sys.path:
-    sys.path.append(_EVIDENCE)
+sys.path.append(str(Path(__file__).parents[1] / "tests" / "evidence"))
 
 from command_line import neo_edge, neo_edge_json
 from speed_bundle import SpeedBundle, make_speed_bundle

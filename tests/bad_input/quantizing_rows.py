@@ -29,6 +29,7 @@ from neo_edge_export.quantization.recipes import RECIPES
 
 Damage = Callable[[Path], object]
 PLAIN = Recipe("plain", "", "modern", (LayerRule("*", "w8a8-token"),))
+AS_USUAL = QuantizeOptions()
 
 
 def quantizing(
@@ -37,7 +38,7 @@ def quantizing(
     error: type[Exception],
     *words: str,
     recipe: Recipe = PLAIN,
-    options: QuantizeOptions = QuantizeOptions(),  # noqa: B008 - it is frozen
+    options: QuantizeOptions = AS_USUAL,
     calibrated: bool = False,
 ) -> Row:
     """A copy of the bundle, damaged when it was opened; it is quantized, and nothing of that stays."""

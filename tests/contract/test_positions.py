@@ -11,7 +11,6 @@ from neo_edge.positions import SequenceLayout, layout
 from neo_edge.tokens import SpecialTokens
 
 TOKENS = SpecialTokens(img_context=317, img_start=318, img_end=319, eos=())
-IMAGE, TEXT = "image", "text"
 
 even = st.integers(1, 3).map(lambda half: 2 * half)
 # A prompt as a list of text tokens (numbers) and images (grids).

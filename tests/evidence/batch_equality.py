@@ -18,11 +18,10 @@ from neo_edge.bundle import open_bundle
 from neo_edge.tokenizer import resolve_special_tokens
 from neo_edge_runtime.ort_backend import OrtBackend
 
-TESTS = Path(__file__).parents[1]
-sys.path.append(str(TESTS / "runtime"))
-from batch_mixes import Differences, mix_differences  # noqa: E402 - the tests' own, of which they do a few
+sys.path.append(str(Path(__file__).parents[1] / "runtime"))
+from batch_mixes import Differences, mix_differences
 
-GOLDEN = TESTS / "golden" / "tiny"
+GOLDEN = Path(__file__).parents[1] / "golden" / "tiny"
 VARIANTS = ("fp32", "fp32-portable")
 ALLOWED = 1e-4
 

@@ -20,12 +20,11 @@ from command_line import neo_edge as run_neo_edge
 import neo_edge
 from neo_edge.protocols import get_protocol
 
-TESTS = Path(__file__).parents[1]
-sys.path.append(str(TESTS / "runtime"))
-from byte_tokenizer import write_byte_tokenizer  # noqa: E402 - the tests' own
-from live_sequences import Watched, watch_randomly  # noqa: E402 - the tests' own, of which they do as many
+sys.path.append(str(Path(__file__).parents[1] / "runtime"))
+from byte_tokenizer import write_byte_tokenizer
+from live_sequences import Watched, watch_randomly
 
-GOLDEN = TESTS / "golden" / "tiny"
+GOLDEN = Path(__file__).parents[1] / "golden" / "tiny"
 VARIANTS = ("fp32", "fp32-portable")
 ALLOWED = 1e-4
 

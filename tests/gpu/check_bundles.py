@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import replace
 from pathlib import Path
 
-from check_runner import Skip
+from check_runner import SkipError
 
 from neo_edge.bundle import Bundle, open_bundle
 
@@ -15,11 +15,11 @@ SHAPE = "2b"  # random weights in its shape, to measure with
 
 
 def find_bundle(folder: Path, name: str) -> Bundle:
-    """An opened one; raises `Skip` when it is neither there nor was exported."""
+    """An opened one; raises `SkipError` when it is neither there nor was exported."""
     path = folder / f"{name}.bundle"
     if not path.is_dir():
         part = "shape" if name == SHAPE else "bundles"
-        raise Skip(
+        raise SkipError(
             f"{path.name} is not in {folder}: the part `{part}` writes it where torch and onnx are installed"
         )
     return open_bundle(path)

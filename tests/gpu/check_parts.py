@@ -14,7 +14,7 @@ from typing import Any, Literal, cast
 import numpy as np
 from check_bundles import CASES, GOLDEN, SHAPE, find_bundle, shape_checkpoint, write_bundle
 from check_facts import this_machine
-from check_runner import Result, Row, Skip
+from check_runner import Result, Row, SkipError
 
 from neo_edge.bundle import Bundle
 from neo_edge.engines import EngineKey
@@ -177,7 +177,7 @@ def run_part(name: str, folder: Path) -> Iterator[Row]:
     try:
         for what, result, detail in PARTS[name].run(folder):
             yield Row(name, what, result, detail)
-    except Skip as reason:
+    except SkipError as reason:
         yield Row(name, name, "skipped", str(reason))
     except NeoEdgeError as error:
         yield Row(name, name, "failed", f"{type(error).__name__}: {error}")
@@ -210,7 +210,7 @@ def _guarded(what: str, run: Callable[[], tuple[Result, str]]) -> Rows:
     """One row; a typed error is a failure of it alone."""
     try:
         result, detail = run()
-    except Skip as reason:
+    except SkipError as reason:
         result, detail = "skipped", str(reason)
     except NeoEdgeError as error:
         result, detail = "failed", f"{type(error).__name__}: {error}"
@@ -227,7 +227,7 @@ def _parity(bundle: Bundle, backend: str, variant: str) -> tuple[Result, str]:
     config = bundle.manifest.model
     allowed = TOLERANCE.get(bundle.variant(variant).precision)
     if allowed is None:
-        raise Skip("there is no tolerance for this precision")
+        raise SkipError("there is no tolerance for this precision")
     opened = open_backend(bundle, backend, variant=variant).backend
     tokens = bundle.manifest.special_tokens or text_only_tokens(config)
     try:
@@ -291,7 +291,7 @@ def _installed_engines() -> Engines:
         return "tensorrt"
     if "tensorrt_rtx" in modules:
         return "tensorrt-rtx"
-    raise Skip("neither tensorrt nor tensorrt-rtx-cu13 is installed")
+    raise SkipError("neither tensorrt nor tensorrt-rtx-cu13 is installed")
 
 
 def _build(bundle: Bundle, backend: Engines, *, context: int, chunk: int) -> EngineKey:
@@ -302,7 +302,7 @@ def _build(bundle: Bundle, backend: Engines, *, context: int, chunk: int) -> Eng
         return build_engines(bundle.root, request).engines.key
     except NeoEdgeError as error:
         if backend == "tensorrt-rtx" and "compute capability" in str(error):
-            raise Skip(f"TensorRT-RTX does not build for this GPU: {error}") from error
+            raise SkipError(f"TensorRT-RTX does not build for this GPU: {error}") from error
         raise
 
 

@@ -37,7 +37,7 @@ class Part:
     skip: str = ""  # why it cannot run here; empty: it can
 
 
-class Skip(Exception):  # noqa: N818 - no error
+class SkipError(Exception):
     """A part, or what is left of it, cannot run here; the text says why."""
 
 

@@ -21,7 +21,7 @@ from check_parts import (
     graph_rows,
     run_part,
 )
-from check_runner import Skip
+from check_runner import SkipError
 from gpu_check import main
 from host_device import HostDevice
 
@@ -98,7 +98,7 @@ def test_a_check_without_time_skips_what_could_run(
 
 
 def test_a_part_without_its_bundle_is_skipped_with_what_writes_it(tmp_path: Path) -> None:
-    with pytest.raises(Skip, match="tiny.bundle is not in .*the part `bundles` writes it"):
+    with pytest.raises(SkipError, match="tiny.bundle is not in .*the part `bundles` writes it"):
         find_bundle(tmp_path, "tiny")
     for name in ("bench-onnxruntime", "bench-tensorrt", "bench-torch"):
         (row,) = run_part(name, tmp_path)

@@ -77,7 +77,11 @@ def mix_differences(backend: Backend, tokens: SpecialTokens, seed: int) -> Diffe
 
 def random_prompt(backend: Backend, tokens: SpecialTokens, rng: np.random.Generator) -> MixedPrompt:
     """Text with up to three pictures in it; one in eight is so long that the cache soon grows."""
-    text = lambda most: rng.integers(0, tokens.img_context - 8, rng.integers(1, most)).tolist()  # noqa: E731
+
+    def text(most: int) -> list[int]:
+        ids: list[int] = rng.integers(0, tokens.img_context - 8, rng.integers(1, most)).tolist()
+        return ids
+
     ids = text(250 if rng.random() < 0.125 else 30)
     grids = [PatchGrid(*(2 * rng.integers(1, 5, 2)).tolist()) for _ in range(rng.integers(0, 4))]
     for grid in grids:

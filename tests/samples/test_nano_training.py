@@ -13,26 +13,23 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from tokenizers import Tokenizer
 
-SAMPLE = Path(__file__).parents[2] / "samples" / "nano"
-sys.path.insert(0, str(SAMPLE))
-
-from tokenizers import Tokenizer  # noqa: E402
-
-from batches import COLOUR_NAMES, Encoder, batches, collate, draw_question, named_in, seen_in  # noqa: E402
-from checkpoint import nano_config, write_checkpoint  # noqa: E402
-from losses import model_inputs  # noqa: E402
-from neo_edge.checkpoint import open_checkpoint  # noqa: E402
-from neo_edge.config import parse_config  # noqa: E402
-from neo_edge.patch_grid import PatchGrid, pack_order  # noqa: E402
-from neo_edge.tokenizer import load_tokenizer  # noqa: E402
-from neo_edge_calibration.question import Region  # noqa: E402
-from neo_edge_calibration.scenes import FAMILIES  # noqa: E402
-from neo_edge_calibration.scenes.drawing import SHAPES  # noqa: E402
-from neo_edge_export.reference import NeoModel  # noqa: E402
-from train import Recipe, Training  # noqa: E402
-from training_families import COMPARE, FIND, TRAINING_FAMILIES, find_question  # noqa: E402
-from training_forward import forward  # noqa: E402
+sys.path.insert(0, str(Path(__file__).parents[2] / "samples" / "nano"))
+from batches import COLOUR_NAMES, Encoder, batches, collate, draw_question, named_in, seen_in
+from checkpoint import nano_config, write_checkpoint
+from losses import model_inputs
+from neo_edge.checkpoint import open_checkpoint
+from neo_edge.config import parse_config
+from neo_edge.patch_grid import PatchGrid, pack_order
+from neo_edge.tokenizer import load_tokenizer
+from neo_edge_calibration.question import Region
+from neo_edge_calibration.scenes import FAMILIES
+from neo_edge_calibration.scenes.drawing import SHAPES
+from neo_edge_export.reference import NeoModel
+from train import Recipe, Training
+from training_families import COMPARE, FIND, TRAINING_FAMILIES, find_question
+from training_forward import forward
 
 SHIPPED = Path(__file__).parents[2] / "neo_edge" / "checkpoints" / "neo-ov-nano"
 

@@ -21,10 +21,10 @@ from PIL import Image as Picture
 import neo_edge
 from neo_edge_calibration.scenes import make_question
 
-SAMPLES = Path(__file__).parents[2] / "samples"
 sys.path.insert(0, str(Path(__file__).parent))
+import fake_rclpy
 
-import fake_rclpy  # noqa: E402
+SAMPLES = Path(__file__).parents[2] / "samples"
 
 
 def sample(name: str) -> ModuleType:
