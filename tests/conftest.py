@@ -20,9 +20,15 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from hypothesis import settings
+from hypothesis import HealthCheck, settings
 
-settings.register_profile("repeatable", deadline=None, derandomize=True, max_examples=60)
+settings.register_profile(
+    "repeatable",
+    deadline=None,
+    derandomize=True,
+    max_examples=60,
+    suppress_health_check=[HealthCheck.too_slow],  # says how busy the machine is
+)
 settings.load_profile("repeatable")
 
 GOLDEN_TINY = Path(__file__).parent / "golden" / "tiny"

@@ -166,15 +166,21 @@ def test_a_place_that_cannot_be_written_is_a_typed_error(tmp_path: Path) -> None
 
 
 def test_what_a_killed_run_leaves_does_not_open(tmp_path: Path) -> None:
-    code = (
-        "import sys; from neo_edge.cli import main; "
-        "sys.exit(main(['make-checkpoint', '--preset', '500m', '--layers', '1', '-o', sys.argv[1]]))"
-    )
+    code = """if True:
+        import sys, time
+        from pathlib import Path
+        from neo_edge.checkpoint_presets import preset_config
+        from neo_edge.random_checkpoint import write_random_checkpoint
+        def stay(written):
+            print("in the middle", flush=True)
+            time.sleep(1000)
+        write_random_checkpoint(Path(sys.argv[1]), preset_config("tiny"), on_bytes=stay)
+    """
     with subprocess.Popen(
-        [sys.executable, "-c", code, str(tmp_path / "x")], stderr=subprocess.DEVNULL
+        [sys.executable, "-c", code, str(tmp_path / "x")], stdout=subprocess.PIPE, text=True
     ) as child:
-        while child.poll() is None and not list(tmp_path.glob(".x.partial-*/model.safetensors")):
-            pass
+        assert child.stdout is not None
+        assert child.stdout.readline() == "in the middle\n"
         child.send_signal(signal.SIGKILL)
     (left,) = tmp_path.iterdir()
     assert left.name.startswith(".x.partial-")

@@ -12,19 +12,31 @@ from preset_size import parameters, preset_model, require_disk
 from watched_process import LAST_PHASE, watch
 
 PROGRAM = """
-import sys, time
+import pathlib, sys, time
+def wait_until_seen(least, most):
+    while not least <= int(pathlib.Path(sys.argv[1]).read_text() or -1) < most:
+        time.sleep(0.01)
 block = bytearray(64 << 20)
-time.sleep(0.3)
-print("tracing: 1/2 precisions", file=sys.stderr)
-print("tracing: 2/2 precisions", file=sys.stderr, flush=True)
+wait_until_seen(64 << 20, 1 << 40)
+print("tracing: 1/2 precisions", file=sys.stderr, flush=True)
 del block
-time.sleep(0.3)
+print("tracing: 2/2 precisions", file=sys.stderr, flush=True)
+wait_until_seen(0, 64 << 20)
 print("the result")
 """
 
 
-def test_memory_is_seen_phase_by_phase(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(watched_process, "command", lambda: [sys.executable, "-c", PROGRAM])
+def test_memory_is_seen_phase_by_phase(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    seen, look = tmp_path / "seen", watched_process._anonymous_bytes
+    seen.touch()
+
+    def looking(pid: int) -> int:
+        found = look(pid)
+        seen.write_text(str(found))
+        return found
+
+    monkeypatch.setattr(watched_process, "_anonymous_bytes", looking)
+    monkeypatch.setattr(watched_process, "command", lambda: [sys.executable, "-c", PROGRAM, str(seen)])
     watched = watch()
     assert watched.output == "the result\n"
     assert list(watched.phases) == ["tracing", LAST_PHASE]

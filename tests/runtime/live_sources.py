@@ -17,7 +17,7 @@ from neo_edge_runtime.live.feed_status import FeedStatus
 from neo_edge_runtime.live.source import FrameSource, TimedImage
 from neo_edge_runtime.video import Frame
 
-WAIT_S = 20.0  # what does not happen within so many seconds does not happen
+WAIT_S = 120.0  # what does not happen within so many seconds does not happen, however busy the machine is
 
 
 def grey(value: int = 0, size: tuple[int, int] = (8, 6)) -> np.ndarray:
@@ -165,6 +165,14 @@ def until(feed: LiveFeed, found: Callable[[FeedStatus], bool]) -> FeedStatus:
         assert time.monotonic() < deadline, f"{status}, {feed.events()}"
         time.sleep(0.005)
     return status
+
+
+def with_longer_limits(attempt: Callable[[float], None], first_s: float) -> None:
+    """What must end by a limit of time, tried with longer ones too: on a busy machine a short one ends too much."""
+    for limit_s in (first_s, 10 * first_s):
+        with contextlib.suppress(AssertionError):
+            return attempt(limit_s)
+    return attempt(100 * first_s)
 
 
 def kinds(feed: LiveFeed) -> list[str]:

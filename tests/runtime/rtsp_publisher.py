@@ -19,8 +19,8 @@ RATE = 20
 
 
 def main(address: str) -> None:
-    for _ in range(100):
-        file = av.open(address, "w", format="rtsp", options={"rtsp_transport": "tcp"}, timeout=5)
+    for _ in range(1200):
+        file = av.open(address, "w", format="rtsp", options={"rtsp_transport": "tcp"}, timeout=60)
         stream: Any = file.add_stream("libx264", rate=RATE)
         stream.width, stream.height, stream.pix_fmt = 96, 64, "yuv420p"
         stream.options = {"preset": "ultrafast", "tune": "zerolatency"}

@@ -24,6 +24,7 @@ from live_sources import (
     kinds,
     steady,
     until,
+    with_longer_limits,
 )
 from numpy_backend import NumpyBackend
 from PIL import Image
@@ -46,6 +47,7 @@ from neo_edge_runtime.live.feed_record import KEPT_EVENTS, FeedRecord
 from neo_edge_runtime.live.feed_status import Reconnect
 from neo_edge_runtime.live.pacing import stopped_before
 from neo_edge_runtime.live.source import LiveSource, TimedImage, open_source
+from neo_edge_runtime.live.source_folder import FolderSource
 from neo_edge_runtime.live.timeline import RESTART_FRAMES, Timeline
 from neo_edge_runtime.video import Frame
 
@@ -146,15 +148,30 @@ def test_a_folder_with_a_rate_gives_all_of_it_by_number(tmp_path: Path) -> None:
     assert live.greys == [1, 9, 10]
 
 
-def test_a_folder_gives_what_is_put_there_and_what_is_written_again(tmp_path: Path) -> None:
-    Image.fromarray(grey(1)).save(tmp_path / "old.png")
+def test_a_folder_gives_what_is_put_there_and_what_is_written_again(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    looked = threading.Event()
+    look = FolderSource._look
+
+    def looking(source: FolderSource) -> object:
+        found = look(source)
+        looked.set()
+        return found
+
+    def put(value: int, size: tuple[int, int], name: str) -> None:
+        Image.fromarray(grey(value, size)).save(tmp_path / "whole.part", "PNG")
+        (tmp_path / "whole.part").rename(tmp_path / name)
+
+    monkeypatch.setattr(FolderSource, "_look", looking)
+    put(1, (8, 6), "old.png")
     live = Remembering()
-    with LiveFeed(tmp_path, live) as feed:
-        time.sleep(0.15)  # it has looked once
+    with LiveFeed(tmp_path, live, stall_s=WAIT_S) as feed:
+        assert looked.wait(WAIT_S)
         (tmp_path / "notes.txt").write_text("no picture")
-        Image.fromarray(grey(2)).save(tmp_path / "new.png")
+        put(2, (8, 6), "new.png")
         until(feed, lambda status: status.frames_handed == 1)
-        Image.fromarray(grey(3, (30, 20))).save(tmp_path / "old.png")
+        put(3, (30, 20), "old.png")
         until(feed, lambda status: status.frames_handed == 2)
     assert live.greys == [2, 3]
     assert feed.status().size == (30, 20)
@@ -162,18 +179,24 @@ def test_a_folder_gives_what_is_put_there_and_what_is_written_again(tmp_path: Pa
 
 
 def test_a_source_that_stalls_is_opened_again_beside_the_thread_that_blocks() -> None:
-    release = threading.Event()
-    source = Scripted(blocking(release, 1), steady(3))
-    live = Remembering()
-    feed = LiveFeed(source, live, stall_s=0.1, reconnect=Reconnect(first_wait_s=0.01))
-    with feed:
-        status = feed.wait(WAIT_S)
-        assert (status.state, status.reconnects) == ("ended", 1)
-        assert kinds(feed) == ["opened", "stalled", "lost", "resumed", "ended"]
-        assert live.times == sorted(set(live.times))
-        release.set()
-    assert feed.status().blocked_readers == 0
-    assert source.closed == source.opened == 2
+    def attempt(stall_s: float) -> None:
+        release = threading.Event()
+        source = Scripted(blocking(release, 1), steady(3))
+        live = Remembering()
+        feed = LiveFeed(source, live, stall_s=stall_s, reconnect=Reconnect(first_wait_s=0.01))
+        try:
+            feed.start()
+            status = feed.wait(WAIT_S)
+            assert (status.state, status.reconnects) == ("ended", 1)
+            assert kinds(feed) == ["opened", "stalled", "lost", "resumed", "ended"]
+            assert live.times == sorted(set(live.times))
+        finally:
+            release.set()
+            feed.stop(WAIT_S)
+        assert feed.status().blocked_readers == 0
+        assert source.closed == source.opened == 2
+
+    with_longer_limits(attempt, 0.1)
 
 
 @pytest.mark.parametrize(
@@ -191,24 +214,27 @@ def test_a_stop_ends_every_state_and_may_come_twice(state: str) -> None:
     feed = LiveFeed(
         iter([]) if state == "failed" else source,
         live,
-        stall_s=0.05 if state == "stalled" else 10.0,
+        stall_s=0.05 if state == "stalled" else WAIT_S,
     )
     try:
         if state == "stopped":
             feed.stop()
         elif state == "waiting":
             dying = Scripted(in_turn(steady(1), failing(SourceError("the cable is out"))))
-            feed = LiveFeed(dying, live, reconnect=Reconnect(first_wait_s=10.0))
+            long = Reconnect(first_wait_s=3 * WAIT_S, longest_wait_s=3 * WAIT_S)
+            feed = LiveFeed(dying, live, reconnect=long)
             feed.start()
         elif state != "new":
             feed.start()
         until(feed, lambda status: status.state == state)
+        blocked = state in ("opening", "stalled")
         began = time.monotonic()
         for _ in range(2):
-            status = feed.stop(0.3)
-        assert time.monotonic() - began < 3
+            feed.stop(0.3 if blocked else WAIT_S)
+        assert time.monotonic() - began < WAIT_S
+        status = feed.wait(WAIT_S)
         assert status.state == (state if state in ("ended", "failed") else "stopped")
-        assert status.blocked_readers == (state in ("opening", "stalled"))
+        assert status.blocked_readers == blocked
         handed = len(live.frames)
         assert feed.wait(0).state == status.state
         assert len(live.frames) == handed

@@ -10,7 +10,6 @@ import socket
 import subprocess
 import sys
 import threading
-import time
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from fractions import Fraction
@@ -34,6 +33,7 @@ from live_sources import (
     source,
     steady,
     until,
+    with_longer_limits,
 )
 from PIL import Image
 from video_files import audio_only, number_of, numbered_picture, video
@@ -46,7 +46,6 @@ from neo_edge_runtime.video import Frame
 from neo_edge_runtime.video_limits import VideoLimits
 
 PICTURES = [numbered_picture(number) for number in range(12)]
-GUARD_S = WAIT_S  # each case is over by then, or hangs
 QUICK = Reconnect(attempts=2, first_wait_s=0.01, longest_wait_s=0.02)
 
 
@@ -59,7 +58,7 @@ class Case:
     words: str = ""  # of the error, or of the last event
     error: type[Exception] | None = None
     handed: int | None = None  # frames that reach the session; None: any number
-    stall_s: float = 10.0
+    stall_s: float = WAIT_S
     reconnect: Reconnect | None = None
     late: int | None = 0  # None: any number
     refused: int = 0
@@ -253,13 +252,14 @@ def test_an_odd_source_does_what_is_documented_and_stops(name: str, tmp_path: Pa
     case = CASES[name]
     release = threading.Event()
     live = Remembering()
-    began = time.monotonic()
     try:
         unhurried = Unhurried(open_source(case.make(tmp_path, release)))
         feed = LiveFeed(unhurried, live, stall_s=case.stall_s, reconnect=case.reconnect)
         unhurried.feed = feed
         with feed:
-            status = until(feed, lambda status: status.state == case.state)
+            # On a busy machine a source seems to stall before it does.
+            enough = case.handed or 0
+            status = until(feed, lambda now: now.state == case.state and now.frames_handed >= enough)
             last = feed.events()[-1]
             assert last.message
             if case.words:
@@ -269,7 +269,8 @@ def test_an_odd_source_does_what_is_documented_and_stops(name: str, tmp_path: Pa
                 assert isinstance(last.error, NeoEdgeError) or name == "raises what nobody foresaw"
             if case.state == "failed":
                 assert status.error is last.error
-            status = feed.stop(0.2)
+            feed.stop(0.2 if "given no frame" in case.words or case.state == "stalled" else WAIT_S)  # blocked
+            status = feed.wait(WAIT_S)
         assert status.state == ("stopped" if case.state in ("running", "stalled") else case.state)
         assert len(live.frames) == status.frames_handed
         assert live.times == sorted(set(live.times))
@@ -284,7 +285,6 @@ def test_an_odd_source_does_what_is_documented_and_stops(name: str, tmp_path: Pa
         )
     finally:
         release.set()
-    assert time.monotonic() - began < GUARD_S
 
 
 REFUSED = {
@@ -321,14 +321,14 @@ def wait_for_the_end(over: threading.Event) -> None:
 @pytest.mark.parametrize(
     ("scheme", "answer", "words", "handed"),
     [
-        ("rtsp", lambda _connection, over: wait_for_the_end(over), "cannot be opened|does not answer within 0.3 s", 0),
-        ("http", lambda _connection, over: wait_for_the_end(over), "does not answer within 0.3 s", 0),
-        ("tcp", lambda _connection, over: wait_for_the_end(over), "does not answer within 0.3 s", 0),
+        ("rtsp", lambda _connection, over: wait_for_the_end(over), "cannot be opened|does not answer within {}", 0),
+        ("http", lambda _connection, over: wait_for_the_end(over), "does not answer within {}", 0),
+        ("tcp", lambda _connection, over: wait_for_the_end(over), "does not answer within {}", 0),
         ("http", lambda connection, _over: connection.close(), "cannot be opened", 0),
         ("http", http(b""), "cannot be opened", 0),
         ("http", http(PLAYLIST), "cannot be opened|has no video|broken off|ended", 0),
         ("http", http(STREAM), "has ended: see that its sender runs|has broken off", 1),
-        ("http", http(STREAM, wait_for_the_end), "has given nothing for 0.3 s", 1),
+        ("http", http(STREAM, wait_for_the_end), "has given nothing for {}", 1),
     ],
     ids=[
         "RTSP that does not answer", "HTTP that does not answer", "TCP that gives nothing", "hangs up", "gives nothing",
@@ -336,23 +336,25 @@ def wait_for_the_end(over: threading.Event) -> None:
     ],
 )  # fmt: skip
 def test_an_address_that_fails_is_said_in_time(scheme: str, answer: Any, words: str, handed: int) -> None:
-    live = Remembering()
-    began = time.monotonic()
-    with served(answer) as port:
-        address = f"{scheme}://127.0.0.1:{port}/cam"
-        with LiveFeed(open_source(address, open_timeout_s=0.3, read_timeout_s=0.3), live) as feed:
-            status = feed.wait(GUARD_S)
+    def attempt(limit_s: float) -> None:
+        live = Remembering()
+        with served(answer) as port:
+            address = f"{scheme}://127.0.0.1:{port}/cam"
+            opened = open_source(address, open_timeout_s=limit_s, read_timeout_s=limit_s)
+            with LiveFeed(opened, live, stall_s=WAIT_S) as feed:
+                status = feed.wait(WAIT_S)
         assert status.state == "failed"
-        with pytest.raises(SourceError, match=words):
-            raise status.error or AssertionError(status)
-    assert (status.frames_handed > 0) == bool(handed)
-    assert time.monotonic() - began < GUARD_S
+        assert isinstance(status.error, SourceError)
+        assert re.search(words.format(f"{limit_s:g} s"), str(status.error))
+        assert (status.frames_handed > 0) == bool(handed)
+
+    with_longer_limits(attempt, 0.3)
 
 
 def test_an_address_that_breaks_off_is_opened_again() -> None:
     live = Remembering()
     with served(http(STREAM)) as port:
-        opened = open_source(f"http://127.0.0.1:{port}/cam", open_timeout_s=2, read_timeout_s=2)
+        opened = open_source(f"http://127.0.0.1:{port}/cam", open_timeout_s=WAIT_S, read_timeout_s=WAIT_S)
         with LiveFeed(opened, live, reconnect=Reconnect(first_wait_s=0.01)) as feed:
             status = until(feed, lambda status: status.reconnects >= 2 and status.state == "running")
     assert status.error is None
@@ -361,18 +363,22 @@ def test_an_address_that_breaks_off_is_opened_again() -> None:
 
 
 def test_an_rtsp_camera_is_watched_until_it_goes() -> None:
-    with socket.create_server(("127.0.0.1", 0)) as server:
-        address = f"rtsp://127.0.0.1:{server.getsockname()[1]}/cam"
-    # FFmpeg listens here, and the camera comes to it; what is said from then on is what any RTSP camera says.
-    options = {"rtsp_flags": "listen", "listen_timeout": "10"}
     live = Remembering()
     publisher = Path(__file__).parent / "rtsp_publisher.py"
-    opened = open_source(address, options=options, open_timeout_s=WAIT_S, read_timeout_s=WAIT_S)
-    with LiveFeed(opened, live) as feed, subprocess.Popen([sys.executable, publisher, address]) as camera:
-        try:
-            status = feed.wait(2 * WAIT_S)
-        finally:
-            camera.kill()
+    # FFmpeg listens here, and the camera comes to it; what is said from then on is what any RTSP camera says.
+    options = {"rtsp_flags": "listen", "listen_timeout": f"{WAIT_S:.0f}"}
+    with socket.socket() as port:
+        # Linux lets FFmpeg listen at a port that is only bound, and meanwhile gives it to nobody else.
+        port.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        port.bind(("127.0.0.1", 0))
+        address = f"rtsp://127.0.0.1:{port.getsockname()[1]}/cam"
+        opened = open_source(address, options=options, open_timeout_s=WAIT_S, read_timeout_s=WAIT_S)
+        feed = LiveFeed(opened, live, stall_s=WAIT_S)
+        with feed, subprocess.Popen([sys.executable, publisher, address]) as camera:
+            try:
+                status = feed.wait(2 * WAIT_S)
+            finally:
+                camera.kill()
     numbers = [number_of(np.asarray(image)) for image, _ in live.frames]
     assert status.frames_read > 1
     assert numbers == sorted(set(numbers))
@@ -382,12 +388,12 @@ def test_an_rtsp_camera_is_watched_until_it_goes() -> None:
 
 
 def test_five_hundred_feeds_leave_no_thread_behind() -> None:
-    before = threading.active_count()
+    before = set(threading.enumerate())
     for number in range(500):
         feed = LiveFeed(source(endless), Remembering())
         if number % 3:  # some never start
             feed.start()
             if number % 3 == 2:
                 until(feed, lambda status: status.frames_read > 0)
-        assert feed.stop().state == "stopped"
-    assert threading.active_count() == before
+        assert feed.stop(WAIT_S).state == "stopped"
+    assert set(threading.enumerate()) <= before
