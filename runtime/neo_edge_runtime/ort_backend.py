@@ -21,7 +21,7 @@ from neo_edge_runtime.graph_check import require_decoder_graph, require_vision_g
 from neo_edge_runtime.memory import available_memory_bytes
 from neo_edge_runtime.ort_decoder import OrtDecoder, OrtDecoderState
 from neo_edge_runtime.ort_memory import ort_traits, prepacked_load_bytes, private_weight_bytes
-from neo_edge_runtime.ort_session import open_session, ort_errors, session_options
+from neo_edge_runtime.ort_session import open_session, ort_errors, run_vision, session_options
 from neo_edge_runtime.prepacked_build import open_prepacked, prepacked_variant
 from neo_edge_runtime.processors import usable_physical_cores
 from neo_edge_runtime.token_table import TokenTable, map_token_table
@@ -134,15 +134,10 @@ class OrtBackend:
         """[P, 768] float32 and [P, 2] int32 -> [P/4, hidden]; no patches give no tokens."""
         if self._vision is None:
             raise _closed()
-        if not len(patches):
-            return np.zeros((0, self._traits.config.decoder.hidden_size), self._traits.embedding_dtype)
         try:
-            outputs: list[npt.NDArray[np.generic]] = self._vision.run(
-                ["visual_tokens"], {"patches": patches, "patch_xy": patch_xy}
-            )
+            return run_vision(self._vision, self._traits, patches, patch_xy)
         except self._errors as error:
             raise BackendError(f"the vision graph failed on {len(patches)} patches: {error}") from error
-        return outputs[0]
 
     def new_state(self, *, batch: int, capacity: int) -> DecoderState:
         """Empty caches in host memory."""

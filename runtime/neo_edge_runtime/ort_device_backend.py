@@ -18,7 +18,7 @@ from neo_edge_runtime.ort_device_cache import DeviceMemory, PieceMover, append_g
 from neo_edge_runtime.ort_device_decoder import DeviceDecoder, DeviceDecoderState, one_token
 from neo_edge_runtime.ort_memory import ort_traits
 from neo_edge_runtime.ort_placement import strays
-from neo_edge_runtime.ort_session import open_session, ort_errors, session_options
+from neo_edge_runtime.ort_session import open_session, ort_errors, run_vision, session_options
 from neo_edge_runtime.token_table import TokenTable, map_token_table
 
 if TYPE_CHECKING:
@@ -106,15 +106,10 @@ class OrtDeviceBackend:
         """[P, 768] float32 and [P, 2] int32 -> [P/4, hidden]; no patches give no tokens."""
         if self._vision is None or self._decoder is None:
             raise _closed()
-        if not len(patches):
-            return np.zeros((0, self._traits.config.decoder.hidden_size), self._traits.embedding_dtype)
         try:
-            outputs: list[npt.NDArray[np.generic]] = self._vision.run(
-                ["visual_tokens"], {"patches": patches, "patch_xy": patch_xy}
-            )
+            return run_vision(self._vision, self._traits, patches, patch_xy)
         except self._errors as error:
             raise self._decoder.failed(f"encoding {len(patches)} patches", error) from error
-        return outputs[0]
 
     def new_state(self, *, batch: int, capacity: int) -> DecoderState:
         """Empty caches on the device."""

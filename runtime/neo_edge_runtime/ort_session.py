@@ -4,12 +4,18 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
+
 from neo_edge_runtime.denormals import FloatEnvironmentKept, flushes_denormals
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
     from pathlib import Path
     from types import ModuleType
+
+    import numpy.typing as npt
+
+    from neo_edge_runtime.backend import BackendTraits
 
 
 def session_options(ort: ModuleType, threads: int, *, pack_weights: bool = True) -> Any:  # it has no types
@@ -40,6 +46,21 @@ def open_session(
         return ort.InferenceSession(
             graph if isinstance(graph, bytes) else str(graph), options, providers=list(providers)
         )
+
+
+def run_vision(
+    session: Any,
+    traits: BackendTraits,
+    patches: npt.NDArray[np.float32],
+    patch_xy: npt.NDArray[np.int32],
+) -> npt.NDArray[np.generic]:
+    """[P, 768] float32 and [P, 2] int32 -> [P/4, hidden]; no patches give no tokens; raises one of `ort_errors`."""
+    if not len(patches):
+        return np.zeros((0, traits.config.decoder.hidden_size), traits.embedding_dtype)
+    outputs: list[npt.NDArray[np.generic]] = session.run(
+        ["visual_tokens"], {"patches": patches, "patch_xy": patch_xy}
+    )
+    return outputs[0]
 
 
 def ort_errors(ort: ModuleType) -> tuple[type[Exception], ...]:
