@@ -13,7 +13,8 @@ import torch
 
 from neo_edge.bundle import Bundle
 from neo_edge.checkpoint import Checkpoint
-from neo_edge.config import ModelConfig
+from neo_edge.checkpoint_presets import preset_config
+from neo_edge.config import ModelConfig, parse_config
 from neo_edge.errors import ExportError
 from neo_edge.manifest import OpsProfile
 from neo_edge_export import graph_contract
@@ -28,19 +29,9 @@ MODERN_NODES_A_LAYER = 65  # the project's limit
 
 
 @pytest.fixture(scope="module")
-def two_billion(tiny: Checkpoint) -> ModelConfig:
+def two_billion() -> ModelConfig:
     """The widths of NEO-ov 2B, two of its layers."""
-    decoder = replace(
-        tiny.config.decoder,
-        vocab_size=151936,
-        hidden_size=2048,
-        intermediate_size=6144,
-        num_layers=2,
-        num_heads=16,
-        num_kv_heads=8,
-        head_dim=128,
-    )
-    return replace(tiny.config, vision=replace(tiny.config.vision, hidden_size=1024), decoder=decoder)
+    return parse_config(preset_config("2b", layers=2))
 
 
 def ports(values: list[ir.Value]) -> list[tuple[str, str, list[int | str]]]:

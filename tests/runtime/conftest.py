@@ -6,6 +6,7 @@ from pathlib import Path
 import pytest
 from byte_tokenizer import write_byte_tokenizer
 from numpy_backend import NumpyBackend
+from tensorrt_bundle import Fakes, add_engines, engine_key
 from tiny_golden import CASES, GOLDEN, Golden, read_golden
 
 from neo_edge.bundle import Bundle, open_bundle
@@ -67,3 +68,17 @@ def tiny_bundle(tmp_path_factory: pytest.TempPathFactory) -> Path:
     target = tmp_path_factory.mktemp("bundles") / "tiny"
     export_bundle(checkpoint, target, ExportOptions(precisions=("fp32", "fp16"), ops=("modern", "portable")))
     return target
+
+
+@pytest.fixture(scope="session")
+def engine_bundle(tiny_bundle: Path, tmp_path_factory: pytest.TempPathFactory) -> Bundle:
+    """The tiny bundle with engines of both portable variants; those of fp32 are taken where none is named."""
+    root = Path(shutil.copytree(tiny_bundle, tmp_path_factory.mktemp("engines") / "tiny"))
+    for variant in ("fp32-portable", "fp16-portable"):
+        add_engines(root, engine_key(open_bundle(root), variant))
+    return open_bundle(root)
+
+
+@pytest.fixture
+def fakes(engine_bundle: Bundle) -> Fakes:
+    return Fakes(engine_bundle)

@@ -3,20 +3,18 @@
 from __future__ import annotations
 
 import ctypes
-import shutil
 from collections.abc import Iterator
 from dataclasses import replace
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 from host_device import HostDevice, _weighted
 from PIL import Image
-from tensorrt_bundle import Fakes, add_engines, engine_key
+from tensorrt_bundle import Fakes
 from tiny_golden import TOKENS
 
-from neo_edge.bundle import Bundle, open_bundle
+from neo_edge.bundle import Bundle
 from neo_edge.errors import BackendError, ImageError, InputError
 from neo_edge.options import SamplingOptions
 from neo_edge_runtime import Model
@@ -127,18 +125,6 @@ def test_an_array_of_another_shape_or_type_is_refused(pixels: np.ndarray) -> Non
 def test_a_model_on_the_host_says_that_the_frame_is_on_a_gpu() -> None:
     with pytest.raises(ImageError, match="the DlpackArray lies on a GPU, and this model runs elsewhere"):
         load_image(DlpackArray(np.zeros((4, 6, 3), np.uint8)))  # type: ignore[arg-type]
-
-
-@pytest.fixture(scope="module")
-def engine_bundle(tiny_bundle: Path, tmp_path_factory: pytest.TempPathFactory) -> Bundle:
-    root = Path(shutil.copytree(tiny_bundle, tmp_path_factory.mktemp("engines") / "tiny"))
-    add_engines(root, engine_key(open_bundle(root), "fp32-portable"))
-    return open_bundle(root)
-
-
-@pytest.fixture
-def fakes(engine_bundle: Bundle) -> Fakes:
-    return Fakes(engine_bundle)
 
 
 @pytest.fixture

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import shutil
 import threading
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
@@ -11,10 +10,10 @@ from typing import Any
 
 import numpy as np
 import pytest
-from tensorrt_bundle import LIMITS, Fakes, add_engines, engine_key
+from tensorrt_bundle import LIMITS, Fakes
 from tiny_golden import TOKENS, append_text, text_layout
 
-from neo_edge.bundle import Bundle, open_bundle
+from neo_edge.bundle import open_bundle
 from neo_edge.errors import ImageError, MemoryBudgetError, SessionClosedError
 from neo_edge.options import SamplingOptions
 from neo_edge_runtime import Model, Request, Session
@@ -26,18 +25,6 @@ from neo_edge_runtime.ort_device_backend import OrtDeviceBackend
 
 FEW = SamplingOptions(max_new_tokens=3)
 IDS = [5, 6, 7, 8, 9]
-
-
-@pytest.fixture(scope="module")
-def engine_bundle(tiny_bundle: Path, tmp_path_factory: pytest.TempPathFactory) -> Bundle:
-    root = Path(shutil.copytree(tiny_bundle, tmp_path_factory.mktemp("engines") / "tiny"))
-    add_engines(root, engine_key(open_bundle(root), "fp32-portable"))
-    return open_bundle(root)
-
-
-@pytest.fixture
-def fakes(engine_bundle: Bundle) -> Fakes:
-    return Fakes(engine_bundle)
 
 
 @pytest.fixture

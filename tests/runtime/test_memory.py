@@ -9,9 +9,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 from numpy_backend import NumpyBackend
-from tiny_golden import GOLDEN
 
-from neo_edge.config import DecoderConfig, ModelConfig, load_config
+from neo_edge.checkpoint_presets import preset_config
+from neo_edge.config import ModelConfig, parse_config
 from neo_edge.errors import InputError, MemoryBudgetError
 from neo_edge_runtime import memory
 from neo_edge_runtime.backend import BackendTraits
@@ -29,23 +29,7 @@ MIB = 2**20
 
 
 def model_2b() -> ModelConfig:
-    """The 2B's sizes (NEO_OV, section 1.6)."""
-    tiny = load_config(GOLDEN)
-    decoder = DecoderConfig(
-        vocab_size=151936,
-        hidden_size=2048,
-        intermediate_size=6144,
-        num_layers=40,
-        num_heads=16,
-        num_kv_heads=8,
-        head_dim=128,
-        rms_norm_eps=1e-6,
-        rope_theta=1e6,
-        rope_theta_hw=1e4,
-        max_positions=40960,
-        tie_word_embeddings=False,
-    )
-    return replace(tiny, decoder=decoder, vision=replace(tiny.vision, hidden_size=1024))
+    return parse_config(preset_config("2b"))
 
 
 def traits(element_bytes: int = 4, *, score_buffers: int = 1, widens_cache: bool = False) -> BackendTraits:

@@ -2,18 +2,16 @@
 
 from __future__ import annotations
 
-import shutil
 from collections.abc import Iterator
 from dataclasses import replace
-from pathlib import Path
 
 import numpy as np
 import pytest
 from host_device import HostDevice
-from tensorrt_bundle import Fakes, add_engines, engine_key
+from tensorrt_bundle import Fakes
 from tiny_golden import CASES, GOLDEN, TOKENS, append_text, worst
 
-from neo_edge.bundle import Bundle, open_bundle
+from neo_edge.bundle import Bundle
 from neo_edge.errors import ContextOverflowError, MemoryBudgetError, SessionClosedError
 from neo_edge.options import SamplingOptions
 from neo_edge.positions import layout
@@ -31,24 +29,10 @@ WITHIN = TOLERANCE["fp32"]
 
 
 @pytest.fixture(scope="module")
-def engine_bundle(tiny_bundle: Path, tmp_path_factory: pytest.TempPathFactory) -> Bundle:
-    """The tiny bundle with engines of both portable variants."""
-    root = Path(shutil.copytree(tiny_bundle, tmp_path_factory.mktemp("engines") / "tiny"))
-    for variant in ("fp32-portable", "fp16-portable"):
-        add_engines(root, engine_key(open_bundle(root), variant))
-    return open_bundle(root)
-
-
-@pytest.fixture(scope="module")
 def ort(engine_bundle: Bundle) -> Iterator[OrtBackend]:
     backend = OrtBackend(engine_bundle, "fp32-portable", threads=1)
     yield backend
     backend.close()
-
-
-@pytest.fixture
-def fakes(engine_bundle: Bundle) -> Fakes:
-    return Fakes(engine_bundle)
 
 
 @pytest.fixture

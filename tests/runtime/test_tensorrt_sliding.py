@@ -2,29 +2,18 @@
 
 from __future__ import annotations
 
-import shutil
-from pathlib import Path
-
 import numpy as np
 import pytest
-from tensorrt_bundle import Fakes, add_engines, engine_key
+from tensorrt_bundle import Fakes
 from tiny_golden import TOKENS, append_text, worst
 
-from neo_edge.bundle import Bundle, open_bundle
+from neo_edge.bundle import Bundle
 from neo_edge.errors import BackendError
 from neo_edge.tokenizer import Tokenizer
 from neo_edge_runtime import Model, Session
 from neo_edge_runtime.backend import SlidingState
 from neo_edge_runtime.ort_backend import OrtBackend
 from neo_edge_runtime.parity import TOLERANCE
-
-
-@pytest.fixture(scope="module")
-def engine_bundle(tiny_bundle: Path, tmp_path_factory: pytest.TempPathFactory) -> Bundle:
-    root = Path(shutil.copytree(tiny_bundle, tmp_path_factory.mktemp("engines") / "tiny"))
-    for variant in ("fp32-portable", "fp16-portable"):
-        add_engines(root, engine_key(open_bundle(root), variant))
-    return open_bundle(root)
 
 
 @pytest.mark.parametrize("variant", ["fp32-portable", "fp16-portable"])
