@@ -139,11 +139,12 @@ class Interviewer:
 
     def _compare(self, question: Question, asked: Sequence[_Asked], answers: Sequence[Tokens]) -> Comparison:
         right = [is_right(question, self._text(answer)) for answer in answers]
-        distances = self._distances(asked, self._forced_part(answers[0]))
-        for one in asked:
-            one.session.rewind(one.start)
-        true = self._true_answer(question)
-        surprises = [self._surprise(one, true) for one in asked]
+        said, true = self._forced_part(answers[0]), self._true_answer(question)
+        surprises, distances = self._forced(asked, said)
+        if true != said:  # mostly they are the same tokens, and then they were fed already
+            for one in asked:
+                one.session.rewind(one.start)
+            surprises = [self._surprise(one, true) for one in asked]
         reference, *others = map(Answered, right, surprises)
         return Comparison(
             family=question.family,
@@ -157,20 +158,25 @@ class Interviewer:
             ),
         )
 
-    def _distances(
+    def _forced(
         self, asked: Sequence[_Asked], tokens: Tokens
-    ) -> list[tuple[npt.NDArray[np.float64], int]]:
-        """KL and agreement of each variant but the first, over the tokens of the first one's answer."""
+    ) -> tuple[list[float], list[tuple[npt.NDArray[np.float64], int]]]:
+        """Surprise of each variant, and KL and agreement of each but the first, over the first one's answer."""
+        surprises, done = [0.0] * len(asked), 0
         kl: list[list[npt.NDArray[np.float64]]] = [[] for _ in asked[1:]]
         agreed = [0] * len(kl)
         forced = [forced_logits(one.session, one.first, tokens, self._model.tokens) for one in asked]
-        for reference, *others in zip(*forced, strict=True):
-            wanted = log_probabilities(reference)
-            best = reference.argmax(axis=1)
-            for number, logits in enumerate(others):
-                kl[number].append(divergence(wanted, log_probabilities(logits)))
-                agreed[number] += int((logits.argmax(axis=1) == best).sum())
-        return [(np.concatenate(pieces), count) for pieces, count in zip(kl, agreed, strict=True)]
+        for logits in zip(*forced, strict=True):
+            thought = [log_probabilities(rows) for rows in logits]
+            best = logits[0].argmax(axis=1)
+            fed = tokens[done : done + len(best)]
+            done += len(best)
+            for number, rows in enumerate(thought):
+                surprises[number] += surprise(rows, fed)
+            for number, rows in enumerate(thought[1:]):
+                kl[number].append(divergence(thought[0], rows))
+                agreed[number] += int((logits[number + 1].argmax(axis=1) == best).sum())
+        return surprises, [(np.concatenate(pieces), count) for pieces, count in zip(kl, agreed, strict=True)]
 
     def _surprise(self, asked: _Asked, true: Tokens) -> float:
         total, done = 0.0, 0
