@@ -7,7 +7,13 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from neo_edge_calibration.quality.interval import Z_95, drop_interval, questions_needed, score
+from neo_edge_calibration.quality.interval import (
+    Z_95,
+    drop_interval,
+    questions_expected,
+    questions_needed,
+    score,
+)
 
 
 def test_it_gives_the_published_interval_of_airway_hyper_responsiveness() -> None:
@@ -69,6 +75,25 @@ def test_it_holds_the_true_drop_in_about_95_of_100_measurements(
 def test_fewer_questions_than_needed_cannot_show_a_target(target: float, needed: int) -> None:
     assert questions_needed(target) == needed
     assert drop_interval(0, 0, needed)[1] < target <= drop_interval(0, 0, needed - 1)[1]
+
+
+@pytest.mark.parametrize(
+    ("lost", "gained", "count", "target"),
+    [(0, 0, 1, 0.01), (1, 0, 80, 0.03), (3, 1, 400, 0.01), (20, 8, 2000, 0.01), (2, 0, 100, 0.03)],
+)
+def test_as_many_questions_as_expected_show_the_target_at_the_same_shares(
+    lost: int, gained: int, count: int, target: float
+) -> None:
+    expected = questions_expected(target, lost, gained, count)
+    assert expected is not None
+    for times in range(1, 400):  # what was seen, again and again
+        high = drop_interval(lost * times, gained * times, count * times)[1]
+        assert (high < target) == (count * times >= expected)
+
+
+def test_a_drop_that_reaches_the_target_is_shown_to_lie_below_it_by_no_number_of_questions() -> None:
+    assert questions_expected(0.01, 4, 0, 400) is None
+    assert questions_expected(0.01, 6, 1, 400) is None
 
 
 @pytest.mark.parametrize("case", [(-1, 0, 5), (0, 0, 0), (3, 3, 5)])

@@ -55,7 +55,12 @@ GOOD, BAD, UNSURE = family("colour", 2, 1), family("box", 90, 10), family("when"
     [
         ([GOOD], "met", "Met: the 95 % interval of the drop lies under 1 point in every family."),
         ([GOOD, BAD, UNSURE], "missed", "Missed: the drop is 1 point or more in box."),
-        ([GOOD, UNSURE], "not shown", "Not shown: the 95 % interval reaches 1 point in when."),
+        (
+            [GOOD, UNSURE],
+            "not shown",
+            "Not shown: the 95 % interval reaches 1 point in when. 4000 questions a family (--count 4000, or a longer "
+            "file) could show it, if they go as these did.",
+        ),
     ],
 )
 def test_the_verdict_is_of_the_whole_interval_in_every_family(
@@ -69,10 +74,17 @@ def test_the_verdict_is_of_the_whole_interval_in_every_family(
 def test_too_few_questions_are_said_to_be_the_cause() -> None:
     few = [family(name, 0, 0, count=380, wrong=0) for name in ("colour", "box")]
     assert report(*few).conclusion() == (
-        "Not shown: the 95 % interval reaches 1 point in every family; fewer than 381 questions a family cannot "
-        "show it."
+        "Not shown: the 95 % interval reaches 1 point in every family. 390 questions a family (--count 390, or a "
+        "longer file) could show it, if they go as these did."
     )
     assert report(*few, target_drop=0.03).met
+
+
+def test_no_number_of_questions_is_named_where_the_drop_itself_reaches_the_target() -> None:
+    assert report(family("box", 5, 1, count=400)).conclusion() == (
+        "Not shown: the 95 % interval reaches 1 point in box. Ask more questions: here 1 point or more was lost, by "
+        "chance or not."
+    )
 
 
 @pytest.mark.parametrize(

@@ -36,6 +36,19 @@ def questions_needed(target: float, z: float = Z_95) -> int:
     return math.floor(z * z * (1 - target) / target) + 1
 
 
+def questions_expected(target: float, lost: int, gained: int, count: int, z: float = Z_95) -> int | None:
+    """Fewest questions whose interval lies under `target` (a share), should the same shares be lost and gained.
+
+    The score grows as the root of the number of questions.
+
+    Returns:
+        None where the drop is the target or more: no number of such questions has an interval below it.
+    """
+    if lost - gained >= count * target:
+        return None
+    return math.floor(count * (z / score(lost, gained, count, target)) ** 2) + 1
+
+
 def score(lost: int, gained: int, count: int, drop: float) -> float:
     """Tango's statistic of a supposed drop; about standard normal when it is the true one."""
     distance = lost - gained - count * drop

@@ -9,7 +9,7 @@ from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
-from neo_edge_calibration.quality.interval import drop_interval, questions_needed
+from neo_edge_calibration.quality.interval import drop_interval, questions_expected
 
 if TYPE_CHECKING:
     from neo_edge.manifest_fields import JsonValue
@@ -131,10 +131,21 @@ class QualityReport:
             return f"Met: the 95 % interval of the drop lies under {target} in every family."
         if self.verdict == "missed":
             return f"Missed: the drop is {target} or more in {self._named('missed')}."
-        needed = questions_needed(self.target_drop)
-        few = min(family.count for family in self.families) < needed
-        cure = f"; fewer than {needed} questions a family cannot show it" if few else ""
-        return f"Not shown: the 95 % interval reaches {target} in {self._named('not shown')}{cure}."
+        return f"Not shown: the 95 % interval reaches {target} in {self._named('not shown')}. {self._more()}."
+
+    def _more(self) -> str:
+        """How many questions would show whether the target is met."""
+        unshown = [family for family in self.families if family.verdict(self.target_drop) == "not shown"]
+        needed = [
+            questions_expected(self.target_drop, family.lost, family.gained, family.count)
+            for family in unshown
+        ]
+        if None in needed:
+            return f"Ask more questions: here {named_points(self.target_drop)} or more was lost, by chance or not"
+        most = max(filter(None, needed))
+        digit = 10 ** max(1, len(str(most)) - 2)  # two digits are told: the shares are not known better
+        told = -(-most // digit) * digit
+        return f"{told} questions a family (--count {told}, or a longer file) could show it, if they go as these did"
 
     def _named(self, verdict: Verdict) -> str:
         found = [family.name for family in self.families if family.verdict(self.target_drop) == verdict]
