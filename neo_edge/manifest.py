@@ -92,7 +92,7 @@ class Variant:
     def reservation(self) -> str:
         """What is known against using the variant; empty when nothing is."""
         if self.quality.get("below_target"):
-            return "it loses more accuracy than its target allows, and was written by force"
+            return "it loses more accuracy than its target allows"
         if self.quality.get("verdict") == "not shown":
             return "that it loses less accuracy than its target was not shown: it was asked too few questions"
         return "its quality was never measured" if self.quality.get("unmeasured") else ""

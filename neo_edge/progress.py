@@ -65,6 +65,13 @@ class Progress(Generic[T]):
         elif time.monotonic() >= self._next_line_s:
             self._print_line()
 
+    def note(self, text: str) -> None:
+        """Prints a line that stays, above the bar where there is one."""
+        if self._bar is not None:
+            self._bar.write(text, file=self._stream)
+        else:
+            print(text, file=self._stream, flush=True)
+
     def _print_line(self) -> None:
         counts = [str(count) for count in (self._done, self._total) if count is not None]
         if self._unit == "B":

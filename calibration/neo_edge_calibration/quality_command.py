@@ -40,7 +40,10 @@ class QualityCommand:
             help="scenes for the nano checkpoint (default), or your own questions as neo-edge eval takes them",
         )
         parser.add_argument(
-            "--count", type=int, metavar="N", help="scenes a family (default 400; 381 can show one point)"
+            "--count",
+            type=int,
+            metavar="N",
+            help="scenes a family (default 400; no fewer than 381 can show one point, 2000 show more)",
         )
         parser.add_argument(
             "--seed", type=int, default=0, metavar="N", help="draws other scenes; calibration saw none of any"
@@ -52,7 +55,13 @@ class QualityCommand:
             "--target-drop",
             type=float,
             metavar="POINTS",
-            help="most points of accuracy that may be lost (default: 3 for four bits, else 1)",
+            help="most points of accuracy that may be lost (default: what the variant was made for, else 3 for four "
+            "bits and 1 for others)",
+        )
+        parser.add_argument(
+            "--keep",
+            action="store_true",
+            help="write what is found into the bundle, in place of what it says of the variants' quality now",
         )
         parser.add_argument(
             "--processes",
@@ -72,25 +81,30 @@ class QualityCommand:
     def run(self, args: argparse.Namespace) -> int:
         """Prints what was found; 1 when a variant does not meet its target."""
         from neo_edge.bundle import open_bundle
-        from neo_edge_calibration.quality import measure_variants
+        from neo_edge_calibration.quality import measure_and_keep, measure_variants
 
+        if args.keep and (args.target_drop is not None or args.family):
+            raise InputError(
+                "--keep writes what is found in all families, judged by the target that the variant was made for: "
+                "leave --target-drop and --family out, or --keep"
+            )
         bundle = open_bundle(args.bundle)
         pages = _pages(args.html, args.variant)
-        reports = measure_variants(
-            bundle,
-            args.variant,
-            args.reference or _reference(bundle.manifest),
-            _data(args),
-            threads=args.threads,
-            processes=args.processes,
-            target_drop=None if args.target_drop is None else args.target_drop / 100,
-        )
+        asked = bundle, args.variant, args.reference or _reference(bundle.manifest), _data(args)
+        threads, processes = args.threads, args.processes
+        if args.keep:
+            reports = measure_and_keep(*asked, threads=threads, processes=processes)
+        else:
+            target = None if args.target_drop is None else args.target_drop / 100
+            reports = measure_variants(*asked, threads=threads, processes=processes, target_drop=target)
         for name, page in pages.items():
             reports[name].write_html(page)
         if args.json:
             print(json.dumps({name: report.to_manifest() for name, report in reports.items()}))
         else:
             print("\n\n".join(report.summary() for report in reports.values()))
+            if args.keep:
+                print(f"\nwrote the quality of {', '.join(reports)} into {args.bundle}")
         return 0 if all(report.met for report in reports.values()) else 1
 
 

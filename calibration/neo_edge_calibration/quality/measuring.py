@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import hashlib
 import math
+import time
 from collections.abc import Mapping, Sequence
 from datetime import datetime, timezone
+from itertools import takewhile
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -14,6 +16,7 @@ from neo_edge.errors import InputError
 from neo_edge.extras import require
 from neo_edge.progress import progress
 from neo_edge_calibration.quality.blocks import ReferenceAnswers, ask_here, ask_in_processes
+from neo_edge_calibration.quality.record import target_of
 from neo_edge_calibration.quality.report import (
     KL_EDGES,
     FamilyQuality,
@@ -27,10 +30,12 @@ from neo_edge_runtime.processors import usable_physical_cores
 if TYPE_CHECKING:
     from neo_edge.bundle import Bundle
     from neo_edge.manifest import Variant
+    from neo_edge.progress import Progress
     from neo_edge_calibration.quality.comparison import Comparison
     from neo_edge_calibration.quality.data import QualityData
 
 _MOST_PROCESSES = 256
+_TELLING = 100  # questions of a family in a row: fewer tell little
 
 
 def measure_quality(
@@ -60,7 +65,8 @@ def measure_quality(
         threads: of each process; None: the physical cores, shared among them.
         processes: that ask blocks of questions at the same time; each loads both variants. The result does not depend
             on it. They start the caller's `__main__` again, which must be a module that may be imported.
-        target_drop: most accuracy that may be lost, a share; None: `default_target` of the variant's precision.
+        target_drop: most accuracy that may be lost, a share; None: the variant's own, see
+            `record.target_of`.
         layer_snr_db: signal-to-noise of each weight, by name; None: what the manifest has.
         provenance: more rows for the report.
         reference_answers: of earlier measurements with the same data, or empty ones for later measurements.
@@ -121,9 +127,13 @@ def measure_variants(
     else:
         blocks = ask_in_processes(bundle, asked, data.questions, known, threads, processes)
     comparisons: list[Comparison] = []
+    began_s = time.monotonic()
     with progress(len(data.questions), "measuring quality", "questions") as bar:
         for block in blocks:
-            comparisons += block
+            for one in block:
+                if comparisons and comparisons[-1].family != one.family:
+                    _tell(bar, comparisons, variants, time.monotonic() - began_s)
+                comparisons.append(one)
             bar.update(len(block))
     known.keep(comparisons)
     rows = provenance_rows(bundle, (reference, *variants), threads)
@@ -132,9 +142,7 @@ def measure_variants(
             variant=name,
             reference=reference,
             precision=bundle.variant(name).precision,
-            target_drop=default_target(bundle.variant(name).precision)
-            if target_drop is None
-            else target_drop,
+            target_drop=target_of(bundle.variant(name)) if target_drop is None else target_drop,
             families=_families(comparisons, number),
             tokens=_tokens(comparisons, number),
             size=variant_bytes(bundle, name),
@@ -148,11 +156,6 @@ def measure_variants(
         )
         for number, name in enumerate(variants)
     }
-
-
-def default_target(precision: str) -> float:
-    """Most accuracy that a variant of this precision may lose, as a share: 3 points for 4 bits, else 1."""
-    return 0.03 if "4" in precision else 0.01
 
 
 def variant_bytes(bundle: Bundle, name: str) -> VariantBytes:
@@ -206,6 +209,22 @@ def variant_digest(bundle: Bundle, name: str) -> str:
         if path in variant.referenced_files or path.startswith((f"{variant.vision}.", f"{variant.decoder}."))
     )
     return hashlib.sha256("".join(f"{files[path].sha256} {path}\n" for path in own).encode()).hexdigest()
+
+
+def _tell(
+    bar: Progress[int], comparisons: Sequence[Comparison], variants: Sequence[str], taken_s: float
+) -> None:
+    """What was found in the family that just ended, so that a run that is cut short was not for nothing."""
+    name = comparisons[-1].family
+    run = list(takewhile(lambda one: one.family == name, reversed(comparisons)))
+    if len(run) < _TELLING:
+        return
+    found = []
+    for number, variant in enumerate(variants):
+        (family,) = _families(run, number)
+        low, high = family.interval
+        found.append(f"{variant} {100 * family.drop:.2f} ({100 * low:.2f} to {100 * high:.2f})")
+    bar.note(f"{taken_s / 60:.1f} min: {name}, {len(run)} questions, points lost: {', '.join(found)}")
 
 
 def _families(comparisons: Sequence[Comparison], number: int) -> tuple[FamilyQuality, ...]:

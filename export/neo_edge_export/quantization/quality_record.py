@@ -10,15 +10,11 @@ from neo_edge.errors import QuantizationError
 from neo_edge.manifest_fields import JsonValue
 from neo_edge_calibration.quality import QualityReport
 from neo_edge_calibration.quality.interval import questions_needed
+from neo_edge_calibration.quality.record import lost_families, measured_quality
 from neo_edge_calibration.quality.report import FamilyQuality, finite, named_points, show_points
 from neo_edge_calibration.statistics import CalibrationStatistics
 from neo_edge_export.quantization.group_inputs import GroupInputs
 from neo_edge_export.quantization.recipe import Recipe
-
-
-def lost_families(report: QualityReport) -> list[FamilyQuality]:
-    """Families whose measured drop is the target or more, whether the interval proves it or not."""
-    return [family for family in report.families if family.drop >= report.target_drop]
 
 
 def require_quality(name: str, report: QualityReport | None, *, force: bool, kept: bool) -> None:
@@ -78,8 +74,7 @@ def quality_record(
     if report is None:
         noise: dict[str, JsonValue] = {name: finite(value) for name, value in snr_db.items()}
         return {"made": made, "unmeasured": True, "layer_snr_db": noise}
-    below: dict[str, JsonValue] = {"below_target": True} if lost_families(report) else {}
-    return {"made": made, **report.to_manifest(), **below}
+    return measured_quality(report, {"made": made})
 
 
 def making_record(
@@ -88,6 +83,8 @@ def making_record(
     statistics: CalibrationStatistics | None,
     inputs: GroupInputs,
     kept: tuple[str, ...],
+    *,
+    forced: bool,
 ) -> dict[str, JsonValue]:
     """How the variant came to be."""
     calibrated: dict[str, JsonValue] = (
@@ -107,6 +104,7 @@ def making_record(
         **calibrated,
         "smoothing": dict(inputs.strengths),
         "kept": list(kept),
+        **({"forced": True} if forced else {}),  # whatever a later measurement finds
     }
 
 

@@ -11,6 +11,7 @@ from neo_edge.bundle_update import BundleUpdate
 from neo_edge.manifest import Manifest, Variant
 from neo_edge.progress import progress
 from neo_edge_calibration.quality import QualityData, QualityReport, ReferenceAnswers, measure_quality
+from neo_edge_calibration.quality.record import lost_families
 from neo_edge_export.quantization.group_inputs import GroupInputs, plan_inputs
 from neo_edge_export.quantization.kept_layers import finer_rules
 from neo_edge_export.quantization.preconditions import (
@@ -21,12 +22,7 @@ from neo_edge_export.quantization.preconditions import (
     require_matches,
     statistics_for,
 )
-from neo_edge_export.quantization.quality_record import (
-    lost_families,
-    making_record,
-    quality_record,
-    require_quality,
-)
+from neo_edge_export.quantization.quality_record import making_record, quality_record, require_quality
 from neo_edge_export.quantization.recipe import LayerRule, Recipe
 from neo_edge_export.quantization.variant_writer import WrittenVariant, open_graphs, write_variant
 
@@ -108,7 +104,8 @@ def quantize(
             kept, rounds = {**kept, **finer}, rounds + 1
             written, report = attempt.make({**rules, **kept}, folder.name)
         require_quality(name, report, force=options.force, kept=bool(kept))
-        made = making_record(recipe, source, statistics, inputs, tuple(kept))
+        forced = report is not None and bool(lost_families(report))  # else it had been refused
+        made = making_record(recipe, source, statistics, inputs, tuple(kept), forced=forced)
         variant = replace(written.variant, quality=quality_record(report, made, written.snr_db))
         update.commit(attempt.change(variant))
     return Quantized(name, variant, report, tuple(kept))
