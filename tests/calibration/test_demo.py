@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 import signal
 import subprocess
 import sys
@@ -10,6 +11,7 @@ from pathlib import Path
 
 import pytest
 
+from neo_edge.bundle import verify_bundle
 from neo_edge.cli import main
 
 
@@ -34,12 +36,19 @@ def test_a_file_where_its_folder_should_be_is_named(
 def test_ctrl_c_during_its_export_leaves_nothing_behind(tmp_path: Path) -> None:
     out = tmp_path / "out"
     line = [sys.executable, "-m", "neo_edge.cli", "demo", "--out", str(out)]
-    with subprocess.Popen(line, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True) as child:
-        # Not before the export has a folder to clear up.
-        while child.poll() is None and not (out.is_dir() and list(out.iterdir())):
-            time.sleep(0.005)
-        child.send_signal(signal.SIGINT)  # to the demo alone, as a supervisor does it
-        _, said = child.communicate(timeout=60)
-    assert child.returncode == 130, said
-    assert "Traceback" not in said
-    assert list(out.iterdir()) == []
+    for _ in range(5):
+        with subprocess.Popen(line, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True) as child:
+            # Not before the export has a folder to clear up.
+            while child.poll() is None and not (out.is_dir() and list(out.iterdir())):
+                time.sleep(0.005)
+            child.send_signal(signal.SIGINT)  # to the demo alone, as a supervisor does it
+            _, said = child.communicate()
+        assert child.returncode == 130, said
+        assert "Traceback" not in said
+        left = list(out.iterdir())
+        if not left:
+            break
+        (bundle,) = left  # the export was done before, or Python dropped what fell into a destructor
+        verify_bundle(bundle)
+        shutil.rmtree(bundle)
+    assert left == []

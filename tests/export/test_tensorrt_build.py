@@ -7,7 +7,6 @@ import shutil
 import signal
 import subprocess
 import sys
-import time
 from dataclasses import replace
 from pathlib import Path
 
@@ -25,6 +24,16 @@ COMMAND = [
     *(sys.executable, "-c", "import sys; from neo_edge.cli import main; sys.exit(main())", "build"),
     *("--backend", "tensorrt-rtx", "--compute-capability", "86", "--max-context", "64", "--max-chunk", "32"),
 ]
+STAYS = """if True:
+    import sys, time
+    from neo_edge.bundle_update import BundleUpdate
+    from neo_edge.cli import main
+    def stay(update, change):
+        print("built", flush=True)
+        time.sleep(1000)
+    BundleUpdate.commit = stay
+    sys.exit(main())
+"""
 NO_DRIVER = "no NVIDIA driver (for this test)"
 
 
@@ -79,13 +88,16 @@ def test_of_two_builders_at_once_the_bundle_gets_one_set_of_engines(root: Path) 
 
 
 def started_build(root: Path) -> subprocess.Popen[str]:
-    """A process that is in the middle of building."""
+    """A process that stays where it has built an engine and the bundle does not know."""
     process = subprocess.Popen(
-        [*COMMAND, str(root)], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+        [sys.executable, "-c", STAYS, *COMMAND[3:], str(root)],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
     )
-    while not list((root / STAGING).glob("files/engines/*")):
-        assert process.poll() is None, process.communicate()[1]
-        time.sleep(0.005)
+    assert process.stdout is not None
+    assert "built\n" in process.stdout, process.communicate()[1]
+    assert list((root / STAGING).glob("files/engines/*"))
     return process
 
 
