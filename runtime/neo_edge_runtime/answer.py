@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     import numpy.typing as npt
 
     from neo_edge.errors import NeoEdgeError
+    from neo_edge_runtime.backend import Candidates
     from neo_edge_runtime.request import PreparedRequest
 
 
@@ -74,6 +75,15 @@ class Answer:
     def takes_likeliest(self) -> bool:
         """Whether the next token is the arg-max of the logits, whatever came before."""
         return self._matcher is None and self._sampler.takes_likeliest
+
+    @property
+    def narrows(self) -> bool:
+        """Whether `choose` mostly decides without all logits."""
+        return self._matcher is None and self._sampler.narrows
+
+    def choose(self, found: Candidates) -> int | None:
+        """The next token, still to be pushed; None: `advance` must see all logits."""
+        return self._sampler.sample_narrowed(found)
 
     def push(self, token: int) -> str:
         """Takes a token that is chosen already; as `advance`."""

@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from neo_edge_runtime.token_table import TokenTable
 
 Ops = Literal["modern", "portable"]
+MOST_CANDIDATES = 1024  # logits of a row that come back from a device at most, unless all do
 
 
 @dataclass(frozen=True)
@@ -122,12 +123,32 @@ class Likeliest:
     finite: bool  # whether all logits are
 
 
+@dataclass(frozen=True)
+class Candidates:
+    """The largest logits of a row of V, and what sampling must know of all others."""
+
+    tokens: npt.NDArray[np.int64]  # [M], ascending; M may be 0 and is below MOST_CANDIDATES
+    logits: npt.NDArray[np.float32]  # [M]
+    below: float  # every logit that is above this is here
+    total: float  # of exp((logit - largest) / temperature) over all V, in float32
+    total_error: float  # of `total`, as a share of it, at most
+    finite: bool  # whether all V logits are
+
+
 @runtime_checkable
 class ChoosingState(DecoderState, Protocol):
-    """A state that finds likeliest tokens where the logits are; greedy answers need no more of them."""
+    """A state that finds likeliest tokens where the logits are, so that few of these come back."""
 
     def run_likeliest(self, inputs: DecoderInputs) -> Likeliest:
-        """As `run`."""
+        """As `run`; greedy answers need no more."""
+        ...
+
+    def run_candidates(self, inputs: DecoderInputs, temperature: float) -> Candidates:
+        """As `run`, one token of one sequence; `temperature` is that of `Candidates.total`."""
+        ...
+
+    def whole_logits(self) -> npt.NDArray[np.float32]:
+        """[1, 1, V] of the last `run_candidates`, as `run` would have given them."""
         ...
 
 

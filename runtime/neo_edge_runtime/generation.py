@@ -12,8 +12,12 @@ from neo_edge_runtime.answer import Answer
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Sequence
 
+    import numpy as np
+    import numpy.typing as npt
+
     from neo_edge_runtime.completion import Completion
     from neo_edge_runtime.request import PreparedRequest
+    from neo_edge_runtime.session import Session
 
 _log = logging.getLogger(__name__)
 
@@ -89,6 +93,16 @@ def _pieces(answer: Answer, on_end: Callable[[Sequence[int], bool], None]) -> It
         on_end(answer.tokens, answer.prefilled and answer.completion is not None)
 
 
+def _decoded(answer: Answer, session: Session, last: int) -> int | npt.NDArray[np.float32]:
+    """The next token where few logits decide it, else all logits."""
+    if answer.takes_likeliest:
+        return session.decode_likeliest(last)
+    if answer.narrows:
+        # Greedy answers that penalize have no temperature, and look at no sum.
+        return session.decode_narrowed(last, answer.request.options.temperature or 1.0, answer.choose)
+    return session.decode(last)
+
+
 def _step(answer: Answer) -> str:
     if answer.cancelled.is_set():
         answer.reason = "cancelled"
@@ -96,7 +110,7 @@ def _step(answer: Answer) -> str:
     started = time.perf_counter()
     session, last = answer.request.session, answer.tokens[-1]
     try:
-        chosen = session.decode_likeliest(last) if answer.takes_likeliest else session.decode(last)
+        chosen = _decoded(answer, session, last)
     except (ContextOverflowError, MemoryBudgetError) as error:
         _log.warning("the answer ends here: %s", error)
         answer.reason = "context_full"

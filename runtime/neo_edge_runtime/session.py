@@ -26,12 +26,12 @@ from neo_edge_runtime.session_cache import SessionCache
 
 if TYPE_CHECKING:
     import threading
-    from collections.abc import Iterator
+    from collections.abc import Callable, Iterator
 
     import numpy.typing as npt
 
     from neo_edge.positions import SequenceLayout
-    from neo_edge_runtime.backend import Backend, DecoderState
+    from neo_edge_runtime.backend import Backend, Candidates, DecoderState
 
 
 @dataclass(frozen=True)
@@ -194,14 +194,33 @@ class Session:
 
     def decode_likeliest(self, token: int) -> int:
         """As `decode`; the arg-max of the logits, which stay on the device where it can find that."""
-        if self._chooses is None and self._cache.state is not None:
-            self._chooses = isinstance(self._cache.state, ChoosingState)
-        if not self._chooses:
+        if not self._state_chooses():
             return int(self.decode(token).argmax())
         state = cast("ChoosingState", self._ready_for(token))
         found = state.run_likeliest(self._step)
         self._count_token(finite=found.finite)
         return int(found.tokens[0, 0])
+
+    def decode_narrowed(
+        self, token: int, temperature: float, choose: Callable[[Candidates], int | None]
+    ) -> int | npt.NDArray[np.float32]:
+        """As `decode`; only the largest logits leave the device, where it can find them.
+
+        Args:
+            token: to append.
+            temperature: of the sums that `choose` looks at.
+            choose: gives the next token, or None when it must see all logits.
+
+        Returns:
+            What `choose` gave, or [V] float32 logits.
+        """
+        if not self._state_chooses():
+            return self.decode(token)
+        state = cast("ChoosingState", self._ready_for(token))
+        found = state.run_candidates(self._step, temperature)
+        self._count_token(finite=found.finite)
+        chosen = choose(found)
+        return state.whole_logits()[0, 0].copy() if chosen is None else chosen
 
     def checkpoint_at(self, length: int) -> Checkpoint:
         """The checkpoint after `length` tokens; raises `InputError` inside an image or beyond the end."""
@@ -278,6 +297,11 @@ class Session:
 
     def __exit__(self, *_: object) -> None:
         self.close()
+
+    def _state_chooses(self) -> bool:
+        if self._chooses is None and self._cache.state is not None:
+            self._chooses = isinstance(self._cache.state, ChoosingState)
+        return bool(self._chooses)
 
     def _ready_for(self, token: int) -> DecoderState:
         """The state, with room for one more token and that token in `_step`."""

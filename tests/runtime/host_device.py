@@ -223,6 +223,23 @@ class HostKernels:
 
         self._device.queue(run)
 
+    def candidates(
+        self, logits: Tensor, temperature: Tensor, tokens: Tensor, values: Tensor, summary: Tensor
+    ) -> None:
+        def run() -> None:
+            row, heat = self._device.array(logits), self._device.array(temperature)[0]
+            keep = tokens.shape[0]
+            below = np.partition(row, len(row) - keep)[len(row) - keep]
+            places = np.flatnonzero(row > below)[::-1]  # any order will do
+            self._device.array(tokens)[: len(places)] = places
+            self._device.array(values)[: len(places)] = row[places]
+            with np.errstate(invalid="ignore"):
+                scores = row / heat
+                total = np.exp(scores - scores.max()).sum()
+            self._device.array(summary)[...] = len(places), below, total, np.isfinite(row).all()
+
+        self._device.queue(run)
+
     def turn(self, keys: Tensor, turns: Tensor, *, length: int) -> None:
         def run() -> None:
             cosine, sine = self._device.array(turns).T

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 
 from neo_edge.errors import BackendError, MissingExtraError
 from neo_edge.extras import require
+from neo_edge_runtime.tensorrt.cuda_choosing import CHOOSING_SOURCE
 
 if TYPE_CHECKING:
     from neo_edge_runtime.device_frame import DeviceFrame
@@ -18,7 +19,7 @@ _SEARCH_THREADS = 1024
 _PIXEL_THREADS = 256
 _POINTER, _INT, _LONG = ctypes.c_void_p, ctypes.c_int, ctypes.c_longlong
 
-SOURCE = r"""
+SOURCE = CHOOSING_SOURCE + r"""
 // One block a new row [width] of one cache: blockIdx.x = (batch, head, token), blockIdx.y = tensor.
 extern "C" __global__ void append(const unsigned long long* table, const int* write_index,
                                   int heads, int new_tokens, int capacity) {
@@ -30,42 +31,6 @@ extern "C" __global__ void append(const unsigned long long* table, const int* wr
   const unsigned int* source = (const unsigned int*)entry[0] + blockIdx.x * words;
   unsigned int* target = (unsigned int*)entry[1] + place * words;
   for (long long i = threadIdx.x; i < words; i += blockDim.x) target[i] = source[i];
-}
-
-// One block a row of logits. Of equal ones the first counts, as in numpy; an exponent of all ones is NaN or infinity.
-extern "C" __global__ void likeliest(const float* logits, int* found, int vocab) {
-  __shared__ float best_values[1024];
-  __shared__ int best_places[1024];
-  __shared__ int finite;
-  const float* row = logits + (long long)blockIdx.x * vocab;
-  if (threadIdx.x == 0) finite = 1;
-  __syncthreads();
-  float best = 0.0f;
-  int place = -1;
-  for (int i = threadIdx.x; i < vocab; i += blockDim.x) {
-    const float value = row[i];
-    if ((__float_as_uint(value) & 0x7f800000u) == 0x7f800000u) finite = 0;
-    if (place < 0 || value > best) { best = value; place = i; }
-  }
-  best_values[threadIdx.x] = best;
-  best_places[threadIdx.x] = place;
-  for (int half = blockDim.x / 2; half > 0; half /= 2) {
-    __syncthreads();
-    if (threadIdx.x < half) {
-      const float other = best_values[threadIdx.x + half];
-      const int there = best_places[threadIdx.x + half], here = best_places[threadIdx.x];
-      const float mine = best_values[threadIdx.x];
-      if (there >= 0 && (here < 0 || other > mine || (other == mine && there < here))) {
-        best_values[threadIdx.x] = other;
-        best_places[threadIdx.x] = there;
-      }
-    }
-  }
-  __syncthreads();
-  if (threadIdx.x == 0) {
-    found[2 * blockIdx.x] = best_places[0];
-    found[2 * blockIdx.x + 1] = finite;
-  }
 }
 
 __device__ float wide(unsigned short half) { float x; asm("cvt.f32.f16 %0, %1;" : "=f"(x) : "h"(half)); return x; }
@@ -179,6 +144,7 @@ class CudaKernels:
         self._module = cuda.call("cuModuleLoadData", image)
         self._append = cuda.call("cuModuleGetFunction", self._module, b"append")
         self._likeliest = cuda.call("cuModuleGetFunction", self._module, b"likeliest")
+        self._candidates = cuda.call("cuModuleGetFunction", self._module, b"candidates")
         self._turn = cuda.call("cuModuleGetFunction", self._module, b"turn")
         self._narrow = cuda.call("cuModuleGetFunction", self._module, b"narrow")
         self._pack = cuda.call("cuModuleGetFunction", self._module, b"pack")
@@ -204,6 +170,21 @@ class CudaKernels:
         rows, vocab = logits.shape
         values = logits.address, found.address, vocab
         self._launch(self._likeliest, (rows, 1), _SEARCH_THREADS, values, (_POINTER, _POINTER, _INT))
+
+    def candidates(
+        self, logits: Tensor, temperature: Tensor, tokens: Tensor, values: Tensor, summary: Tensor
+    ) -> None:
+        """The largest logits of a row, and the sum over all."""
+        self._launch(
+            self._candidates,
+            (1, 1),
+            _SEARCH_THREADS,
+            (
+                *(logits.address, temperature.address, tokens.address, values.address, summary.address),
+                *(logits.shape[0], tokens.shape[0]),
+            ),
+            (*[_POINTER] * 5, _INT, _INT),
+        )
 
     def turn(self, keys: Tensor, turns: Tensor, *, length: int) -> None:
         """Turns the T part of keys."""

@@ -101,6 +101,22 @@ class Kernels(Protocol):
         """
         ...
 
+    def candidates(
+        self, logits: Tensor, temperature: Tensor, tokens: Tensor, values: Tensor, summary: Tensor
+    ) -> None:
+        """The largest logits of a row, and the sum over all.
+
+        Args:
+            logits: [V] float32.
+            temperature: [1] float32.
+            tokens: [keep] int32, keep at most V: the places, in any order, of the logits that are above the keep-th
+                largest; what is left of the array stays as it is.
+            values: [keep] float32: those logits.
+            summary: [4] float32: how many there are, the keep-th largest logit, the sum of
+                exp((logit - largest) / temperature) over all, and whether all logits are finite.
+        """
+        ...
+
     def turn(self, keys: Tensor, turns: Tensor, *, length: int) -> None:
         """Turns the T part of the first `length` keys, as `kv_cache.turn_t`.
 
