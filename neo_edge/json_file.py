@@ -1,4 +1,4 @@
-"""JSON files that come with a checkpoint: read whole, or refused with the caller's own error."""
+"""JSON that comes with a checkpoint or from the user: read whole, or refused with the caller's own error."""
 
 from __future__ import annotations
 
@@ -34,4 +34,25 @@ def read_json_object(path: Path, refusal: type[NeoEdgeError]) -> dict[str, objec
         raise refusal(f"{path} cannot be read as JSON ({error}): fetch it again") from error
     if not isinstance(found, dict):
         raise refusal(f"{path} holds {type(found).__name__}, not an object: fetch it again")
+    return found
+
+
+def read_lines(path: Path, refusal: type[NeoEdgeError]) -> list[tuple[int, str]]:
+    """Number, from 1 on, and text of each line that is not blank; raises `refusal` when the file cannot be read."""
+    try:
+        text = path.read_text(encoding="utf-8-sig")
+    except (OSError, UnicodeDecodeError) as error:
+        raise refusal(
+            f"{path} cannot be read ({error}): give a UTF-8 file with one JSON object a line"
+        ) from error
+    return [(number, line) for number, line in enumerate(text.split("\n"), 1) if line.strip()]
+
+
+def parse_line(text: str) -> object:
+    """What a line of JSON holds; raises `ValueError` where it is none, or spells half of a surrogate pair."""
+    try:
+        found: object = json.loads(text)
+        json.dumps(found, ensure_ascii=False).encode()
+    except RecursionError as error:
+        raise ValueError(str(error)) from error
     return found

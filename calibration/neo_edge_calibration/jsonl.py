@@ -9,7 +9,6 @@
 
 from __future__ import annotations
 
-import json
 import string
 from collections.abc import Sequence
 from dataclasses import replace
@@ -18,6 +17,7 @@ from pathlib import Path
 from typing import Any, cast
 
 from neo_edge.errors import ImageError, InputError
+from neo_edge.json_file import parse_line, read_lines
 from neo_edge.shown import shown
 from neo_edge_calibration.question import Kind, Question, Questions
 from neo_edge_calibration.scoring import is_right
@@ -38,30 +38,16 @@ def read_questions(path: Path) -> Questions:
         InputError: the file cannot be read, or a line is no question; the message has the line's number.
         ImageError: a picture is missing or none; a broken one is found when its question is made.
     """
-    try:
-        lines = path.read_text(encoding="utf-8-sig").split("\n")
-    except (OSError, UnicodeDecodeError) as error:
-        raise InputError(
-            f"{path} cannot be read ({error}): give a UTF-8 file with one JSON object a line"
-        ) from error
-    if not any(line.strip() for line in lines):
+    lines = read_lines(path, InputError)
+    if not lines:
         raise InputError(f"{path} holds no questions: write one JSON object a line")
-    return Questions(
-        [
-            _maker(line, f"{path}, line {number}", path.parent)
-            for number, line in enumerate(lines, 1)
-            if line.strip()
-        ]
-    )
+    return Questions([_maker(line, f"{path}, line {number}", path.parent) for number, line in lines])
 
 
 def _maker(line: str, where: str, folder: Path) -> partial[Question]:
     try:
-        raw = json.loads(line)
-        json.dumps(
-            raw, ensure_ascii=False
-        ).encode()  # JSON can spell half of a surrogate pair, which is no text
-    except (ValueError, RecursionError) as error:
+        raw = parse_line(line)
+    except ValueError as error:
         raise InputError(f"{where}: not JSON ({error}): write one whole JSON object a line") from error
     if not isinstance(raw, dict) or not {"question", "kind", "answer"} <= raw.keys() <= _FIELDS:
         found = sorted(raw) if isinstance(raw, dict) else type(raw).__name__

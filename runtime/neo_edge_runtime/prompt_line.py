@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Sequence
 from dataclasses import fields, replace
 from pathlib import Path
@@ -10,6 +9,7 @@ from typing import cast
 
 from neo_edge.errors import ImageError, InputError, PromptError
 from neo_edge.frame_sampling import FrameSampling
+from neo_edge.json_file import parse_line
 from neo_edge.media_places import FrameTimes, place_media
 from neo_edge.options import SamplingOptions
 from neo_edge.prompt import place_frames
@@ -41,10 +41,8 @@ class PromptLine:
     def __init__(self, where: str, text: str) -> None:
         self._where = where
         try:
-            found: object = json.loads(text)
-            # JSON can spell half of a surrogate pair, which is no text.
-            json.dumps(found, ensure_ascii=False).encode()
-        except (ValueError, RecursionError) as error:
+            found = parse_line(text)
+        except ValueError as error:
             raise self._wrong(f"not JSON ({error}): write one object a line") from error
         if not isinstance(found, dict) or "prompt" not in found or not found.keys() <= set(_FIELDS):
             what = shown(sorted(found)) if isinstance(found, dict) else type(found).__name__

@@ -16,6 +16,7 @@ from pathlib import Path
 from random import Random
 
 from neo_edge.errors import CalibrationDataError
+from neo_edge.json_file import parse_line, read_lines
 from neo_edge.prompt import IMAGE_PLACE
 from neo_edge_calibration.sources.conversation import Conversation, PromptSource, Turn
 
@@ -29,16 +30,9 @@ def training_source(path: Path, seed: int) -> PromptSource:
         CalibrationDataError: the file cannot be read or is empty, or a line is no conversation; the message has the
             line's number. A picture that cannot be read is found when its conversation is made.
     """
-    try:
-        lines = path.read_text(encoding="utf-8-sig").split("\n")
-    except (OSError, UnicodeDecodeError) as error:
-        raise CalibrationDataError(
-            f"{path} cannot be read ({error}): give a UTF-8 file with one JSON object a line"
-        ) from error
     makers = [
         _maker(line, f"{path.name}, line {number}", path.parent)
-        for number, line in enumerate(lines, 1)
-        if line.strip()
+        for number, line in read_lines(path, CalibrationDataError)
     ]
     if not makers:
         raise CalibrationDataError(f"{path} holds no conversations: write one JSON object a line")
@@ -48,9 +42,8 @@ def training_source(path: Path, seed: int) -> PromptSource:
 
 def _maker(line: str, where: str, folder: Path) -> partial[Conversation]:
     try:
-        raw = json.loads(line)
-        json.dumps(raw, ensure_ascii=False).encode()  # half of a surrogate pair is no text
-    except (ValueError, RecursionError) as error:
+        raw = parse_line(line)
+    except ValueError as error:
         raise CalibrationDataError(
             f"{where}: not JSON ({error}): write one whole JSON object a line"
         ) from error
