@@ -19,6 +19,7 @@ import pytest
 from PIL import Image
 
 from neo_edge.cli import main
+from neo_edge_runtime.commands.terminal_chat import TerminalChat
 
 SHORT = ["--max-pixels", "6144", "--max-new-tokens", "5", "--threads", "1"]
 
@@ -142,6 +143,42 @@ def test_a_bundle_without_a_tokenizer_says_how_to_ask(
     assert all(word.isdecimal() for word in printed.out.split())
 
 
+def test_ctrl_c_that_comes_while_the_one_before_is_answered_does_not_end_the_chat(
+    tiny_bundle: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    class Screen(io.StringIO):
+        def write(self, text: str) -> int:
+            if AT_THE_PROMPT in text or "(stopped)" in text:
+                signal.raise_signal(signal.SIGINT)
+            return super().write(text)
+
+    typed: list[str | None] = [None, "/help", "/stats", None]  # None: Ctrl-C
+
+    def keyboard(_prompt: str) -> str:
+        if not typed:
+            raise EOFError
+        line = typed.pop(0)
+        if line is None:
+            signal.raise_signal(signal.SIGINT)
+        assert line is not None
+        return line
+
+    def interrupted(_chat: TerminalChat, _rest: str) -> None:
+        signal.raise_signal(signal.SIGINT)
+
+    screen, before = Screen(), signal.getsignal(signal.SIGINT)
+    monkeypatch.setattr(TerminalChat, "_help", interrupted)
+    monkeypatch.setattr("builtins.input", keyboard)
+    monkeypatch.setattr(sys.stdin, "isatty", lambda: True, raising=False)
+    monkeypatch.setattr(sys, "stderr", screen)
+    assert main(["chat", str(tiny_bundle), *SHORT]) == 0
+    assert screen.getvalue().count(AT_THE_PROMPT) == 2
+    assert screen.getvalue().count("(stopped)") == 1
+    assert "0 questions, " in screen.getvalue()
+    assert signal.getsignal(signal.SIGINT) is before
+    assert capsys.readouterr().out == ""
+
+
 AT_THE_PROMPT = "(Ctrl-D or /quit ends)"  # says Ctrl-C where there is no answer to stop
 
 
@@ -155,7 +192,7 @@ class Terminal:
     def type(self, text: str) -> None:
         os.write(self._descriptor, text.encode())
 
-    def wait_for(self, text: str, *, seconds: float = 60) -> str:
+    def wait_for(self, text: str, *, seconds: float = 120) -> str:
         """Reads until the text comes; what came before it."""
         end = time.monotonic() + seconds
         while text not in self.shown:
@@ -166,7 +203,9 @@ class Terminal:
 
     def wait_for_more(self) -> None:
         """Reads until anything comes."""
+        end = time.monotonic() + 120
         while not self.shown:
+            assert time.monotonic() < end, "nothing came"
             self._read()
 
     def type_until(self, keys: str, *texts: str) -> str:
@@ -195,10 +234,10 @@ def terminal_chat(bundle: Path, *arguments: str) -> Iterator[Terminal]:
     command = [sys.executable, "-m", "neo_edge.cli", "chat", str(bundle), "--threads", "1", *arguments]
     child, descriptor = pty.fork()
     if child == 0:
-        os.execve(command[0], command, os.environ | {"TERM": "dumb"})
+        os.execve(command[0], command, os.environ | {"TERM": "dumb", "INPUTRC": os.devnull})
     try:
         yield Terminal(descriptor)
-        end = time.monotonic() + 60
+        end = time.monotonic() + 120
         while not (done := os.waitpid(child, os.WNOHANG))[0]:
             assert time.monotonic() < end, "Ctrl-D does not end the chat"
             with suppress(OSError):  # the terminal ends with the program

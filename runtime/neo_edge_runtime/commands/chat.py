@@ -5,7 +5,10 @@ from __future__ import annotations
 import argparse
 import contextlib
 import io
+import signal
 import sys
+import threading
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -105,24 +108,55 @@ def _talk(chat: TerminalChat) -> None:
     print("/help lists what can be done; Ctrl-C stops an answer, Ctrl-D ends", file=sys.stderr)
     with contextlib.suppress(ImportError):
         import readline  # noqa: F401 - importing it gives `input` its editing and its history
-    while True:
-        try:
-            line = input(_PROMPT)
-        except EOFError:
-            print(file=sys.stderr)
-            return
-        except KeyboardInterrupt:
-            print("\n(Ctrl-D or /quit ends)", file=sys.stderr)
-            continue
-        try:
-            if not chat.take(line, interruptible=True):
+    with _single_interrupts() as expect_interrupt:
+        while True:
+            try:
+                expect_interrupt()
+                line = input(_PROMPT)
+            except EOFError:
+                print(file=sys.stderr)
                 return
-        except NeoEdgeError as error:
-            print(f"error: {error}", file=sys.stderr)
-            if isinstance(error, SessionClosedError):
-                print("(/reset starts again)", file=sys.stderr)
-        except KeyboardInterrupt:
-            print("\n(stopped)", file=sys.stderr)
+            except KeyboardInterrupt:
+                print("\n(Ctrl-D or /quit ends)", file=sys.stderr)
+                continue
+            try:
+                expect_interrupt()
+                if not chat.take(line, interruptible=True):
+                    return
+            except NeoEdgeError as error:
+                print(f"error: {error}", file=sys.stderr)
+                if isinstance(error, SessionClosedError):
+                    print("(/reset starts again)", file=sys.stderr)
+            except KeyboardInterrupt:
+                print("\n(stopped)", file=sys.stderr)
+
+
+@contextlib.contextmanager
+def _single_interrupts() -> Iterator[Callable[[], None]]:
+    """Ctrl-C raises once after each call of what this gives; until the next, it is not heard.
+
+    A second one, while the first is being answered, would end the chat.
+    """
+    expected = False
+
+    def expect() -> None:
+        nonlocal expected
+        expected = True
+
+    def on_interrupt(_number: int, _frame: object) -> None:
+        nonlocal expected
+        if expected:
+            expected = False
+            raise KeyboardInterrupt
+
+    if threading.current_thread() is not threading.main_thread():
+        yield expect
+        return
+    before = signal.signal(signal.SIGINT, on_interrupt)
+    try:
+        yield expect
+    finally:
+        signal.signal(signal.SIGINT, before)
 
 
 def _answer_lines(chat: TerminalChat) -> None:
