@@ -14,6 +14,7 @@ from typing import Any, Literal, cast
 import numpy as np
 from check_bundles import CASES, GOLDEN, SHAPE, find_bundle, shape_checkpoint, write_bundle
 from check_facts import this_machine
+from check_kernels import kernel_rows, largest_logits
 from check_runner import Result, Row, SkipError
 
 from neo_edge.bundle import Bundle
@@ -49,6 +50,11 @@ def buffers(_: Path) -> Rows:
 def graphs(_: Path) -> Rows:
     """A copy captured as a CUDA graph, replayed with other numbers."""
     yield from graph_rows(_gpu())
+
+
+def kernels(_: Path) -> Rows:
+    """Arg-max and largest logits by the runtime's own programs."""
+    yield from kernel_rows(_gpu())
 
 
 def buffer_rows(device: Device) -> Rows:
@@ -161,6 +167,7 @@ def bench_torch(folder: Path) -> Rows:
 PARTS = {
     "buffers": PartPlan(("cuda",), 30, buffers),
     "graphs": PartPlan(("cuda",), 30, graphs),
+    "kernels": PartPlan(("cuda",), 30, kernels),
     "bundles": PartPlan(("torch", "onnx"), 60, bundles),
     "onnxruntime-cuda": PartPlan(("onnxruntime",), 60, onnxruntime_cuda),
     "tensorrt": PartPlan(("tensorrt", "cuda"), 90, tensorrt),
@@ -281,6 +288,7 @@ def _engines(folder: Path, backend: Engines) -> Rows:
     bundle = find_bundle(folder, "tiny")
     yield from _guarded("parity", lambda: _parity(bundle, backend, "fp16-portable"))
     yield from _guarded("answer", lambda: _same_answer(bundle, backend, "fp16-portable", exact=False))
+    yield from _guarded("largest logits", lambda: largest_logits(bundle, backend))
     yield from _guarded("nano", lambda: _scenes(folder, backend, "fp16-portable"))
     yield from _guarded("frame on the GPU", lambda: _frame(folder, backend))
 

@@ -4,12 +4,15 @@ from __future__ import annotations
 
 import ctypes
 import json
+import shutil
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import pytest
 from check_bundles import find_bundle, write_bundle
 from check_facts import MODULES, Facts, this_machine, why_not
+from check_kernels import kernel_rows, steps_row
 from check_parts import (
     PARTS,
     _parity,
@@ -23,11 +26,13 @@ from check_parts import (
 )
 from check_runner import SkipError
 from gpu_check import main
-from host_device import HostDevice
+from host_device import HostDevice, HostKernels
+from tensorrt_bundle import Fakes, add_engines, engine_key
 
 from neo_edge.bundle import open_bundle
 from neo_edge_runtime.device_frame import device_frame
 from neo_edge_runtime.nvidia_devices import NvidiaDevice, NvidiaDriver
+from neo_edge_runtime.tensorrt.device import Tensor
 
 H100 = NvidiaDriver("580.10", "13.0", (NvidiaDevice("H100", 80 << 30, "9.0"),))
 ALL = frozenset(MODULES)
@@ -126,6 +131,50 @@ def test_buffers_and_graphs_are_right_on_a_device_that_is() -> None:
     rows = [*buffer_rows(HostDevice(memory_bytes=64 << 20)), *graph_rows(HostDevice(memory_bytes=64 << 20))]
     assert [result for _, result, _ in rows] == ["ok"] * 6
     assert rows[1][2] == "all bytes right"
+
+
+def test_programs_that_choose_are_right_on_a_device_that_is() -> None:
+    rows = list(kernel_rows(HostDevice(memory_bytes=64 << 20)))
+    assert [result for _, result, _ in rows] == ["ok"] * 8
+    assert rows[1][2].startswith("1023 tokens as numpy; the sum is off by ")
+    (row,) = kernel_rows(HostDevice(memory_bytes=64 << 20, has_kernels=False))
+    assert row == ("kernels of our own", "skipped", "NVRTC is not installed")
+
+
+def test_programs_that_choose_wrongly_are_found_out() -> None:
+    class OneOff(HostKernels):
+        """Takes the row from its second logit on."""
+
+        def likeliest(self, logits: Tensor, found: Tensor) -> None:
+            super().likeliest(
+                replace(logits, address=logits.address + 4, shape=(1, logits.shape[1] - 1)), found
+            )
+
+        def candidates(
+            self, logits: Tensor, temperature: Tensor, tokens: Tensor, values: Tensor, summary: Tensor
+        ) -> None:
+            moved = replace(logits, address=logits.address + 4, shape=(logits.shape[0] - 1,))
+            super().candidates(moved, temperature, tokens, values, summary)
+
+    device = HostDevice(memory_bytes=64 << 20)
+    device._kernels = OneOff(device)
+    wrong = [(what, detail) for what, result, detail in kernel_rows(device) if result == "failed"]
+    assert [what for what, _ in wrong] == [
+        "arg-max, spread",
+        "largest logits, spread",
+        "arg-max, many equal",
+        "largest logits, many equal",
+    ]
+    assert all("numpy" in detail or "sum is off" in detail for _, detail in wrong)
+
+
+def test_largest_logits_of_steps_are_those_of_all(bundles: Path, tmp_path: Path) -> None:
+    root = Path(shutil.copytree(bundles / "tiny.bundle", tmp_path / "tiny.bundle"))
+    add_engines(root, engine_key(open_bundle(root), "fp32-portable"))
+    for has_kernels, expected in ((True, "those of all logits in 4 steps"), (False, "the device found none")):
+        backend = Fakes(open_bundle(root), has_kernels=has_kernels).open("fp32-portable")
+        assert steps_row(backend) == ("ok" if has_kernels else "failed", expected)
+        backend.close()
 
 
 def test_a_device_without_compiler_or_graphs_says_so() -> None:

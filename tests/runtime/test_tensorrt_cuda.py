@@ -202,6 +202,7 @@ def test_the_programs_compile_for_every_gpu_that_engines_are_for(compute_capabil
     assert image.startswith(b"\x7fELF")
     assert b"append" in image
     assert b"likeliest" in image
+    assert b"candidates" in image
     assert b"narrow" in image
     assert b"pack" in image
 

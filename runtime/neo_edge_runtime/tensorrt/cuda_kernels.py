@@ -19,7 +19,7 @@ _SEARCH_THREADS = 1024
 _PIXEL_THREADS = 256
 _POINTER, _INT, _LONG = ctypes.c_void_p, ctypes.c_int, ctypes.c_longlong
 
-SOURCE = CHOOSING_SOURCE + r"""
+SOURCE = r"""
 // One block a new row [width] of one cache: blockIdx.x = (batch, head, token), blockIdx.y = tensor.
 extern "C" __global__ void append(const unsigned long long* table, const int* write_index,
                                   int heads, int new_tokens, int capacity) {
@@ -102,7 +102,7 @@ extern "C" __global__ void pack(const unsigned char* narrowed, const int* table,
 
 
 def compile_kernels(compute_capability: str) -> bytes:
-    """Machine code of `SOURCE` for a GPU; needs NVRTC and no GPU.
+    """Machine code of the programs for a GPU; needs NVRTC and no GPU.
 
     Raises:
         BackendError: NVRTC is not there, or too old for that GPU; the message has the cure.
@@ -114,7 +114,7 @@ def compile_kernels(compute_capability: str) -> bytes:
     )
     try:
         nvrtc = require("cuda.bindings.nvrtc", extra="tensorrt")
-        _, program = nvrtc.nvrtcCreateProgram(SOURCE.encode(), b"neo_edge.cu", 0, [], [])
+        _, program = nvrtc.nvrtcCreateProgram((SOURCE + CHOOSING_SOURCE).encode(), b"neo_edge.cu", 0, [], [])
     except MissingExtraError:
         raise
     except RuntimeError as error:  # the package looks for the library at the first call
