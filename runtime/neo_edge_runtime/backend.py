@@ -7,7 +7,7 @@ page (`tests/runtime/numpy_backend.py`); a device with its own memory keeps its 
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Literal, Protocol, runtime_checkable
+from typing import TYPE_CHECKING, Protocol, runtime_checkable
 
 if TYPE_CHECKING:
     import numpy as np
@@ -18,7 +18,6 @@ if TYPE_CHECKING:
     from neo_edge_runtime.device_frame import DeviceFrame
     from neo_edge_runtime.token_table import TokenTable
 
-Ops = Literal["modern", "portable"]
 MOST_CANDIDATES = 1024  # logits of a row that come back from a device at most, unless all do
 
 

@@ -7,16 +7,15 @@ import io
 import logging
 import re
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from types import ModuleType
 from typing import Protocol
 
 from neo_edge.errors import BackendError
 from neo_edge_runtime.cuda_memory import free_cuda_bytes
-from neo_edge_runtime.memory import available_memory_bytes
 from neo_edge_runtime.nvidia_devices import NvidiaDriver, nvidia_driver
 
-CPU_PROVIDER, CUDA_PROVIDER = "CPUExecutionProvider", "CUDAExecutionProvider"
+CUDA_PROVIDER = "CUDAExecutionProvider"
 _log = logging.getLogger(__name__)
 _INSTALL = 'pip uninstall -y onnxruntime onnxruntime-gpu, then pip install "neo-edge[gpu]"'
 
@@ -56,24 +55,6 @@ class OrtDevice(Protocol):
     def require(self, ort: ModuleType) -> None:
         """Raises `BackendError` when it is known before anything is loaded that nothing will run there."""
         ...
-
-
-@dataclass(frozen=True)
-class HostDevice:
-    """Host memory behind the same calls: what tests run the device backend on."""
-
-    name: str = "cpu"
-    index: int = 0
-    provider: str = CPU_PROVIDER
-    options: Mapping[str, str] = field(default_factory=dict)
-    arena: str = "cpu:0"
-
-    def free_bytes(self) -> int | None:
-        """The host's."""
-        return available_memory_bytes()
-
-    def require(self, ort: ModuleType) -> None:
-        """The CPU is always there."""
 
 
 @dataclass(frozen=True)

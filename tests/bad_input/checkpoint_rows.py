@@ -132,14 +132,6 @@ def _without_hw(arrays: Tensors) -> None:
         del arrays[name]
 
 
-def _first(entries: dict[str, Any], which: int = 0) -> dict[str, Any]:
-    names = sorted(
-        (name for name in entries if name != "__metadata__"), key=lambda n: entries[n]["data_offsets"]
-    )
-    found: dict[str, Any] = entries[names[which]]
-    return found
-
-
 def _overlap(entries: dict[str, Any]) -> None:
     entries["language_model.model.layers.0.self_attn.q_norm.weight"]["data_offsets"] = entries[
         "language_model.model.layers.0.self_attn.k_norm.weight"

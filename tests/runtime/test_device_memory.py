@@ -10,6 +10,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+from ort_host_device import OrtHostDevice
 from tensorrt_bundle import LIMITS, Fakes
 from tiny_golden import TOKENS, append_text, text_layout
 
@@ -20,7 +21,6 @@ from neo_edge_runtime import Model, Request, Session
 from neo_edge_runtime.cuda_memory import free_cuda_bytes
 from neo_edge_runtime.kv_cache import cache_bytes
 from neo_edge_runtime.memory import MemoryBudget, MemoryNeed, prefill_need, vision_need
-from neo_edge_runtime.ort_device import HostDevice
 from neo_edge_runtime.ort_device_backend import OrtDeviceBackend
 
 FEW = SamplingOptions(max_new_tokens=3)
@@ -80,7 +80,7 @@ def test_of_a_run_on_engines_only_what_is_taken_for_it_counts(fakes: Fakes) -> N
 
 
 @dataclass(frozen=True)
-class FullDevice(HostDevice):
+class FullDevice(OrtHostDevice):
     """Has a kilobyte."""
 
     def free_bytes(self) -> int | None:

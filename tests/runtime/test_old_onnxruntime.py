@@ -16,7 +16,6 @@ import pytest
 
 import neo_edge
 from neo_edge.checkpoint import resolve_checkpoint
-from neo_edge.errors import CheckpointError
 
 FOLDER = os.environ.get("NEO_EDGE_ORT_123")
 
@@ -37,9 +36,9 @@ print(json.dumps([onnxruntime.__version__, answer.token_ids, again.token_ids, ch
 _REPLAY_ON_DEVICE = """
 import json, sys
 import onnxruntime
+from ort_host_device import OrtHostDevice
 from neo_edge.bundle import open_bundle
 from neo_edge_runtime.golden import read_golden
-from neo_edge_runtime.ort_device import HostDevice
 from neo_edge_runtime.ort_device_backend import OrtDeviceBackend
 from neo_edge_runtime.parity import TOLERANCE, replay
 from neo_edge_runtime.prompt_assembly import text_only_tokens
@@ -47,7 +46,7 @@ bundle = open_bundle(sys.argv[1])
 tokens = bundle.manifest.special_tokens or text_only_tokens(bundle.manifest.model)
 passed = {}
 for variant in ("fp32-portable", "fp16-portable"):
-    backend = OrtDeviceBackend(bundle, variant, device=HostDevice())
+    backend = OrtDeviceBackend(bundle, variant, device=OrtHostDevice())
     cases = [read_golden(path, bundle.manifest.model) for path in sys.argv[2:]]
     allowed = TOLERANCE[bundle.variant(variant).precision]
     passed[variant] = [replay(backend, tokens, case, chunked=True).within(allowed) for case in cases]
@@ -56,16 +55,12 @@ print(json.dumps([onnxruntime.__version__, passed]))
 
 
 @pytest.fixture(scope="module")
-def portable_bundle(tiny_bundle: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The shipped nano checkpoint, or the tiny one while there is none."""
-    try:
-        checkpoint = resolve_checkpoint("neo-ov-nano")
-    except CheckpointError:
-        return tiny_bundle
+def portable_bundle(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The shipped nano checkpoint."""
     from neo_edge_export.bundle_export import ExportOptions, export_bundle
 
     target = tmp_path_factory.mktemp("old") / "nano"
-    export_bundle(checkpoint, target, ExportOptions(ops=("portable",)))
+    export_bundle(resolve_checkpoint("neo-ov-nano"), target, ExportOptions(ops=("portable",)))
     return target
 
 
@@ -99,7 +94,8 @@ def test_golden_files_are_met_under_onnxruntime_1_23(tiny_bundle: Path) -> None:
 @pytest.mark.skipif(not FOLDER, reason="NEO_EDGE_ORT_123 names no folder with onnxruntime 1.23.2")
 def test_the_backend_for_gpus_meets_golden_files_under_onnxruntime_1_23(tiny_bundle: Path) -> None:
     golden = sorted((Path(__file__).parents[1] / "golden" / "tiny").glob("*.npz"))
-    printed = call(_REPLAY_ON_DEVICE, [str(tiny_bundle), *map(str, golden)], [str(FOLDER)])
+    folders = [str(FOLDER), str(Path(__file__).parent)]
+    printed = call(_REPLAY_ON_DEVICE, [str(tiny_bundle), *map(str, golden)], folders)
     version, passed = json.loads(printed.splitlines()[-1])
     assert version == "1.23.2"
     assert passed == dict.fromkeys(("fp32-portable", "fp16-portable"), [True] * len(golden))

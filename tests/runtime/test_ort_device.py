@@ -12,6 +12,7 @@ from typing import cast
 import numpy as np
 import onnxruntime
 import pytest
+from ort_host_device import OrtHostDevice
 from tiny_golden import CASES, GOLDEN, TOKENS, append_text, worst
 
 from neo_edge.bundle import open_bundle
@@ -21,7 +22,7 @@ from neo_edge_runtime.golden import read_golden
 from neo_edge_runtime.kv_cache import HostCache
 from neo_edge_runtime.nvidia_devices import NvidiaDevice, NvidiaDriver
 from neo_edge_runtime.ort_backend import OrtBackend
-from neo_edge_runtime.ort_device import CUDA_PROVIDER, CudaDevice, HostDevice
+from neo_edge_runtime.ort_device import CUDA_PROVIDER, CudaDevice
 from neo_edge_runtime.ort_device_backend import OrtDeviceBackend, open_on_device
 from neo_edge_runtime.ort_device_cache import DeviceMemory, scatter_indices
 from neo_edge_runtime.ort_device_decoder import DeviceDecoderState, one_token
@@ -33,7 +34,7 @@ H100 = NvidiaDriver("580.10", "13.0", (NvidiaDevice("H100", 80 << 30, "9.0"),))
 
 
 @dataclass(frozen=True)
-class IdleDevice(HostDevice):
+class IdleDevice(OrtHostDevice):
     """A provider that every wheel has and that runs no operator of ours, as CUDA's runs none that it lacks."""
 
     provider: str = "AzureExecutionProvider"
@@ -43,7 +44,7 @@ class IdleDevice(HostDevice):
 @pytest.fixture(scope="module")
 def backends(tiny_bundle: Path) -> Iterator[dict[str, OrtDeviceBackend]]:
     bundle = open_bundle(tiny_bundle)
-    backends = {name: OrtDeviceBackend(bundle, name, device=HostDevice()) for name in VARIANTS}
+    backends = {name: OrtDeviceBackend(bundle, name, device=OrtHostDevice()) for name in VARIANTS}
     yield backends
     for backend in backends.values():
         backend.close()
@@ -79,7 +80,7 @@ def test_golden_files_are_met_whole_and_in_chunks_after_rewind_and_fork(
 def test_answers_are_those_of_the_cpu_backend(tiny_bundle: Path, variant: str) -> None:
     bundle = open_bundle(tiny_bundle)
     ours, usual = (
-        OrtDeviceBackend(bundle, variant, device=HostDevice()),
+        OrtDeviceBackend(bundle, variant, device=OrtHostDevice()),
         OrtBackend(bundle, variant, threads=1),
     )
     tokens = bundle.manifest.special_tokens
@@ -192,7 +193,7 @@ def test_a_run_of_fewer_sequences_leaves_the_others_alone(backend: OrtDeviceBack
 
 
 def test_scratch_goes_back_and_a_closed_backend_says_so(tiny_bundle: Path) -> None:
-    backend = OrtDeviceBackend(open_bundle(tiny_bundle), "fp32", device=HostDevice())
+    backend = OrtDeviceBackend(open_bundle(tiny_bundle), "fp32", device=OrtHostDevice())
     backend.release_scratch()
     backend.close()
     for use in (
@@ -209,7 +210,7 @@ def test_the_probe_is_no_file_that_stays(
 ) -> None:
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr("tempfile.tempdir", str(tmp_path))
-    OrtDeviceBackend(open_bundle(tiny_bundle), "fp32", device=HostDevice()).close()
+    OrtDeviceBackend(open_bundle(tiny_bundle), "fp32", device=OrtHostDevice()).close()
     assert list(tmp_path.iterdir()) == []
 
 
@@ -227,7 +228,7 @@ def test_a_bundle_of_which_no_variant_runs_says_why_for_each(tiny_bundle: Path) 
 
 
 def test_the_first_variant_that_runs_is_taken(tiny_bundle: Path) -> None:
-    backend, name = open_on_device(open_bundle(tiny_bundle), None, device=HostDevice())
+    backend, name = open_on_device(open_bundle(tiny_bundle), None, device=OrtHostDevice())
     assert name == "fp32"
     backend.close()
 
@@ -237,7 +238,7 @@ def test_a_session_that_fell_back_to_the_cpu_is_refused(tiny_bundle: Path) -> No
         pytest.warns(UserWarning, match="CUDAExecutionProvider"),
         pytest.raises(BackendError, match="could not start CUDAExecutionProvider and fell back.*cuDNN 9"),
     ):
-        OrtDeviceBackend(open_bundle(tiny_bundle), "fp32", device=HostDevice(provider=CUDA_PROVIDER))
+        OrtDeviceBackend(open_bundle(tiny_bundle), "fp32", device=OrtHostDevice(provider=CUDA_PROVIDER))
 
 
 def runtime(
@@ -333,6 +334,6 @@ def test_tokens_scatter_to_their_sequence_head_and_position() -> None:
 
 
 def test_new_memory_holds_zeros() -> None:
-    memory = DeviceMemory(cast("ModuleType", onnxruntime), HostDevice())
+    memory = DeviceMemory(cast("ModuleType", onnxruntime), OrtHostDevice())
     for dtype in (np.float32, np.float16):
         assert not memory.zeros((2, 3, 4, 5), np.dtype(dtype)).value.numpy().any()
