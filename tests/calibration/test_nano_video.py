@@ -13,7 +13,6 @@ import numpy as np
 import pytest
 
 import neo_edge
-from neo_edge.checkpoint import resolve_checkpoint
 from neo_edge.cli import main
 from neo_edge.frame_sampling import FrameSampling
 from neo_edge_calibration.evaluation import ask, scene_questions
@@ -22,18 +21,6 @@ from neo_edge_calibration.scoring import is_right
 
 FAMILIES, SEED, COUNT = ["motion", "order", "when"], 20_261, 6
 PER_SCENE_FRAME = 3  # frames of the file for each frame of the scene
-
-
-@pytest.fixture(scope="module")
-def bundle(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    import torch
-
-    from neo_edge_export.bundle_export import ExportOptions, export_bundle
-
-    torch.set_num_threads(1)
-    target = tmp_path_factory.mktemp("nano") / "neo-ov-nano.bundle"
-    export_bundle(resolve_checkpoint("neo-ov-nano"), target, ExportOptions(precisions=("fp32",)))
-    return target
 
 
 def film(question: Question) -> bytes:
@@ -59,10 +46,10 @@ def questions() -> list[Question]:
     return list(scene_questions(FAMILIES, SEED, COUNT))
 
 
-def test_its_answers_hold_when_the_frames_come_from_a_file(bundle: Path) -> None:
+def test_its_answers_hold_when_the_frames_come_from_a_file(exported_nano: Path) -> None:
     from_frames = from_file = same = 0
     asked = questions()
-    with neo_edge.load(bundle, threads=1) as model:
+    with neo_edge.load(exported_nano, threads=1) as model:
         for question in asked:
             assert question.times_s is not None
             given = ask(model, question)
@@ -79,14 +66,14 @@ def test_its_answers_hold_when_the_frames_come_from_a_file(bundle: Path) -> None
 
 
 def test_the_run_verb_answers_about_a_file(
-    bundle: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    exported_nano: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     question = next(question for question in questions() if question.family == "when")
     assert question.times_s is not None
     (tmp_path / "clip.mp4").write_bytes(film(question))
     times = ",".join(map(str, question.times_s))
     clip = str(tmp_path / "clip.mp4")
-    arguments = ["run", str(bundle), "--video", clip, question.prompt, "--threads", "1", "--json"]
+    arguments = ["run", str(exported_nano), "--video", clip, question.prompt, "--threads", "1", "--json"]
     assert main([*arguments, "--times", times]) == 0
     answer = json.loads(capsys.readouterr().out)
     assert is_right(question, answer["text"]), answer
@@ -111,17 +98,17 @@ def test_the_run_verb_answers_about_a_file(
     ],
 )
 def test_the_run_verb_refuses_with_a_cure(
-    bundle: Path, arguments: list[str], message: str, capsys: pytest.CaptureFixture[str]
+    exported_nano: Path, arguments: list[str], message: str, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    assert main(["run", str(bundle), "When?", "--threads", "1", *arguments]) == 1
+    assert main(["run", str(exported_nano), "When?", "--threads", "1", *arguments]) == 1
     assert message in capsys.readouterr().err
 
 
 def test_the_run_verb_names_the_missing_package(
-    bundle: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+    exported_nano: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     (tmp_path / "clip.mp4").write_bytes(b"x")
     monkeypatch.setitem(sys.modules, "av", None)
     clip = str(tmp_path / "clip.mp4")
-    assert main(["run", str(bundle), "When?", "--threads", "1", "--video", clip]) == 2
+    assert main(["run", str(exported_nano), "When?", "--threads", "1", "--video", clip]) == 2
     assert 'pip install "neo-edge[video]"' in capsys.readouterr().err

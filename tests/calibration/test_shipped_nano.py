@@ -9,7 +9,6 @@ import pytest
 from PIL import Image
 
 import neo_edge
-from neo_edge.checkpoint import resolve_checkpoint
 from neo_edge.cli import main
 from neo_edge_calibration.baselines import with_pictures_of_others
 from neo_edge_calibration.demo import draw_questions, draw_sheet
@@ -21,20 +20,8 @@ SEED, COUNT = 20_260, 24  # scenes a family; `make evidence` asks 500
 
 
 @pytest.fixture(scope="module")
-def bundle(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    import torch
-
-    from neo_edge_export.bundle_export import ExportOptions, export_bundle
-
-    torch.set_num_threads(1)
-    target = tmp_path_factory.mktemp("nano") / "neo-ov-nano.bundle"
-    export_bundle(resolve_checkpoint("neo-ov-nano"), target, ExportOptions(precisions=("fp32",)))
-    return target
-
-
-@pytest.fixture(scope="module")
-def model(bundle: Path) -> neo_edge.Model:
-    return neo_edge.load(bundle, threads=1)
+def model(exported_nano: Path) -> neo_edge.Model:
+    return neo_edge.load(exported_nano, threads=1)
 
 
 def test_it_answers_every_family_on_scenes_that_training_never_saw(model: neo_edge.Model) -> None:
@@ -60,10 +47,12 @@ def test_the_demo_answers_nine_of_ten(model: neo_edge.Model) -> None:
     assert sum(is_right(question, ask(model, question)) for question in questions) >= 9
 
 
-def test_the_eval_verb_prints_json_for_scenes(bundle: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_the_eval_verb_prints_json_for_scenes(
+    exported_nano: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     arguments = [
         "eval",
-        str(bundle),
+        str(exported_nano),
         "--family",
         "colour",
         "--count",
@@ -82,14 +71,17 @@ def test_the_eval_verb_prints_json_for_scenes(bundle: Path, capsys: pytest.Captu
 
 
 def test_the_eval_verb_asks_questions_of_the_users_own(
-    bundle: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    exported_nano: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     question = next(iter(scene_questions(["colour"], SEED, 1)))
     question.images[0].save(tmp_path / "scene.png")
     row = {"question": question.prompt, "kind": "text", "answer": question.answer, "images": ["scene.png"]}
     wrong = row | {"answer": "no colour", "family": "wrong"}
     (tmp_path / "own.jsonl").write_text(json.dumps(row) + "\n" + json.dumps(wrong))
-    assert main(["eval", str(bundle), "--data", str(tmp_path / "own.jsonl"), "--threads", "1", "--json"]) == 0
+    assert (
+        main(["eval", str(exported_nano), "--data", str(tmp_path / "own.jsonl"), "--threads", "1", "--json"])
+        == 0
+    )
     families = json.loads(capsys.readouterr().out)["families"]
     assert families["text"]["accuracy"] == 1
     assert families["wrong"]["accuracy"] == 0
@@ -105,9 +97,9 @@ def test_the_eval_verb_asks_questions_of_the_users_own(
     ],
 )
 def test_the_eval_verb_refuses_with_a_cure(
-    bundle: Path, arguments: list[str], message: str, capsys: pytest.CaptureFixture[str]
+    exported_nano: Path, arguments: list[str], message: str, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    assert main(["eval", str(bundle), "--count", "1", *arguments]) == 1
+    assert main(["eval", str(exported_nano), "--count", "1", *arguments]) == 1
     assert message in capsys.readouterr().err
 
 
