@@ -7,7 +7,11 @@ import json
 import sys
 from typing import TYPE_CHECKING
 
-from neo_edge_runtime.commands.model_arguments import add_bundle_argument
+from neo_edge_runtime.commands.model_arguments import (
+    add_bundle_argument,
+    add_protocol_argument,
+    add_threads_argument,
+)
 
 if TYPE_CHECKING:
     from neo_edge_calibration.calibrating import CalibrationResult
@@ -54,13 +58,8 @@ class CalibrateCommand:
         parser.add_argument(
             "--variant", metavar="V", help="a float one; default: fp32 if there is one, else fp16"
         )
-        parser.add_argument(
-            "--protocol",
-            default="edge",
-            metavar="NAME",
-            help="how to ask: edge (default), neo-ov-image, neo-ov-video, neo-ov-spatial or neo1.0",
-        )
-        parser.add_argument("--threads", type=int, metavar="N", help="default: the physical cores")
+        add_protocol_argument(parser)
+        add_threads_argument(parser)
         parser.add_argument(
             "--seed", type=int, default=0, metavar="N", help="which prompts and rows are taken (default 0)"
         )

@@ -8,7 +8,12 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from neo_edge.errors import InputError
-from neo_edge_runtime.commands.model_arguments import add_backend_arguments, add_bundle_argument
+from neo_edge_runtime.commands.model_arguments import (
+    add_backend_arguments,
+    add_bundle_argument,
+    add_protocol_argument,
+    add_threads_argument,
+)
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
@@ -46,13 +51,8 @@ class EvalCommand:
             action="store_true",
             help="show each question another scene's pictures: a model that sees fails",
         )
-        parser.add_argument(
-            "--protocol",
-            default="edge",
-            metavar="NAME",
-            help="how to ask: edge (default), neo-ov-image, neo-ov-video, neo-ov-spatial or neo1.0",
-        )
-        parser.add_argument("--threads", type=int, metavar="N", help="default: the physical cores")
+        add_protocol_argument(parser)
+        add_threads_argument(parser)
         parser.add_argument("--json", action="store_true", help="print the result as JSON")
 
     def run(self, args: argparse.Namespace) -> int:

@@ -1,4 +1,4 @@
-"""Where ONNX Runtime keeps weights and caches: a CUDA GPU, or host memory that stands in for one in tests."""
+"""Where ONNX Runtime keeps weights and caches: a CUDA GPU, or another device behind the same calls."""
 
 from __future__ import annotations
 

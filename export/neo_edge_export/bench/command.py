@@ -20,6 +20,7 @@ from neo_edge_runtime.commands.model_arguments import (
     add_backend_arguments,
     add_bundle_argument,
     add_prepacked_argument,
+    add_threads_argument,
 )
 
 if TYPE_CHECKING:
@@ -52,7 +53,7 @@ class BenchCommand:
         """Declares the arguments."""
         add_bundle_argument(parser)
         add_backend_arguments(parser)
-        parser.add_argument("--threads", type=int, metavar="N", help="default: the physical cores")
+        add_threads_argument(parser)
         parser.add_argument(
             "--prompt-tokens",
             type=_numbers,

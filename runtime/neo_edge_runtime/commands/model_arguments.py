@@ -23,14 +23,9 @@ def add_model_arguments(parser: argparse.ArgumentParser) -> None:
     add_bundle_argument(parser)
     model = parser.add_argument_group("model")
     add_backend_arguments(model)
-    model.add_argument("--threads", type=int, metavar="N", help="default: the physical cores")
+    add_threads_argument(model)
     add_prepacked_argument(model)
-    model.add_argument(
-        "--protocol",
-        default="edge",
-        metavar="NAME",
-        help=f"how to ask: {', '.join(PROTOCOLS)} (default: edge)",
-    )
+    add_protocol_argument(model)
     model.add_argument("--system", metavar="TEXT", help="system prompt (default: the protocol's)")
     pictures = parser.add_argument_group("pictures")
     pictures.add_argument(
@@ -79,6 +74,21 @@ def add_backend_arguments(parser: argparse._ActionsContainer) -> None:
         f"engines of neo-edge build (default: {DEFAULT_BACKEND})",
     )
     parser.add_argument("--variant", metavar="V", help="default: the first that the backend can run")
+
+
+def add_threads_argument(parser: argparse._ActionsContainer) -> None:
+    """Declares `--threads`."""
+    parser.add_argument("--threads", type=int, metavar="N", help="default: the physical cores")
+
+
+def add_protocol_argument(parser: argparse._ActionsContainer) -> None:
+    """Declares `--protocol`."""
+    parser.add_argument(
+        "--protocol",
+        default="edge",
+        metavar="NAME",
+        help=f"how to ask: {', '.join(PROTOCOLS)} (default: edge)",
+    )
 
 
 def add_prepacked_argument(parser: argparse._ActionsContainer) -> None:

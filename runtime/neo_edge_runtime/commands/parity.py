@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 
 from neo_edge.errors import InputError
 from neo_edge_runtime.backend_choice import BACKENDS, DEFAULT_BACKEND
-from neo_edge_runtime.commands.model_arguments import add_bundle_argument
+from neo_edge_runtime.commands.model_arguments import add_bundle_argument, add_threads_argument
 
 if TYPE_CHECKING:
     from neo_edge.bundle import Bundle
@@ -51,7 +51,7 @@ class ParityCommand:
             metavar="B",  # the choices do not fit a line
             help=f"what runs it: {', '.join(BACKENDS)} (default: {DEFAULT_BACKEND})",
         )
-        parser.add_argument("--threads", type=int, metavar="N", help="default: the physical cores")
+        add_threads_argument(parser)
         parser.add_argument("--json", action="store_true", help="print the result as JSON")
 
     def run(self, args: argparse.Namespace) -> int:
