@@ -1,4 +1,4 @@
-"""Kills functions and programs (SIGKILL) at random moments; each user says what must hold afterwards."""
+"""Kills functions and programs, without a warning, at random moments; each user says what must hold afterwards."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ import multiprocessing
 import os
 import random
 import re
+import resource
 import signal
 import subprocess
 import tempfile
@@ -19,7 +20,7 @@ _PHASE = re.compile(rb"^([a-z0-9 -]+): ", re.MULTILINE)
 _LOOK_EVERY_S = 0.001
 
 P, T = ParamSpec("P"), TypeVar("T")
-Moment = float | Callable[[], bool]  # seconds after the start; or as soon as this is true
+Moment = float | Callable[[], bool]  # so many seconds after the start; or as soon as this is true
 
 
 @dataclass(frozen=True)
@@ -40,16 +41,20 @@ def in_a_fresh_process(work: Callable[P, T], *args: P.args, **kwargs: P.kwargs) 
 def run_function(work: Callable[[], object], kill_at: Moment | None = None) -> Ended:
     """Runs it in a fork of this process, which must have one thread only.
 
+    Seconds, also those after which it is killed, are of its processor time: what else the machine does changes
+    little of it.
+
     Raises:
         RuntimeError: it failed by itself.
     """
-    child = multiprocessing.get_context("fork").Process(target=_silently, args=(work,))
-    started = time.perf_counter()
+    dies_after_s = kill_at if isinstance(kill_at, int | float) else None
+    child = multiprocessing.get_context("fork").Process(target=_silently, args=(work, dies_after_s))
+    before_s = _childrens_seconds()
     child.start()
-    if _came(kill_at, child.join, lambda: child.exitcode is not None):
+    if callable(kill_at) and _came(kill_at, child.join, lambda: child.exitcode is not None):
         child.kill()
     child.join()
-    return Ended(_finished(child.exitcode, "the function"), time.perf_counter() - started)
+    return Ended(_finished(child.exitcode, "the function"), _childrens_seconds() - before_s)
 
 
 def run_program(line: Sequence[str], kill_at: Moment | None = None) -> Ended:
@@ -113,11 +118,20 @@ def _wait(child: subprocess.Popen[bytes], seconds: float | None) -> None:
 
 
 def _finished(status: int | None, said: str) -> bool:
-    if status not in (0, -signal.SIGKILL):
+    if status not in (0, -signal.SIGKILL, -signal.SIGPROF):
         raise RuntimeError(f"it failed with status {status} before anybody killed it: {said}")
     return status == 0
 
 
-def _silently(work: Callable[[], object]) -> None:
+def _childrens_seconds() -> float:
+    """Processor time of children that have ended."""
+    used = resource.getrusage(resource.RUSAGE_CHILDREN)
+    return used.ru_utime + used.ru_stime
+
+
+def _silently(work: Callable[[], object], dies_after_s: float | None) -> None:
+    if dies_after_s is not None:
+        signal.signal(signal.SIGPROF, signal.SIG_DFL)  # which ends the process as SIGKILL does
+        signal.setitimer(signal.ITIMER_PROF, max(dies_after_s, 1e-6))
     os.dup2(os.open(os.devnull, os.O_WRONLY), 2)
     work()

@@ -17,11 +17,16 @@ def _fail() -> None:
     raise ValueError("by itself")
 
 
+def _works() -> None:
+    while True:
+        pass
+
+
 def _ends() -> list[bool]:
     """Of a function that is not killed, one that is at once, and one that is as soon as something is true."""
     return [
         run_function(partial(time.sleep, 0)).finished,
-        run_function(partial(time.sleep, 1000), 0.05).finished,
+        run_function(_works, 0.05).finished,
         run_function(partial(time.sleep, 1000), lambda: True).finished,
     ]
 
