@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 import pytest
 
+from neo_edge.engines import DECODE_PROFILE, PREFILL_PROFILE, EngineBackend
 from neo_edge.errors import BackendError, EngineError
 from neo_edge_runtime.tensorrt.device import Tensor
 from neo_edge_runtime.tensorrt.installed import Installed
@@ -29,6 +30,8 @@ class Module:
         INTERNAL_ERROR, ERROR, WARNING = "internal", "error", "warning"
 
     ExecutionContextAllocationStrategy = SimpleNamespace(USER_MANAGED="user managed")
+
+    DynamicShapesKernelSpecializationStrategy = SimpleNamespace(EAGER="eager")
 
     def __init__(self, refuses: str = "", ports: dict[str, tuple[Any, ...]] = PORTS) -> None:
         self.refuses, self._ports = refuses, ports
@@ -68,7 +71,8 @@ class Module:
             get_tensor_location=lambda name: SimpleNamespace(name=ports[name][3]),
             get_tensor_profile_shape=profile_shape,
             get_device_memory_size_for_profile_v2=lambda profile: 1000 + profile,
-            create_execution_context=lambda strategy: self._said("context", strategy, self._context),
+            create_execution_context=lambda how: self._said("context", how, self._context),
+            create_runtime_config=lambda: self._said("config", None, RuntimeConfig),
         )
 
     def _context(self) -> Any:
@@ -81,8 +85,27 @@ class Module:
         )
 
 
-def load(module: Module) -> TrtEngine:
-    return TrtEngine(Installed("tensorrt", "10.3.0", module), b"a plan", "decoder.plan")  # type: ignore[arg-type]
+class RuntimeConfig:
+    """TensorRT-RTX's."""
+
+    def __init__(self) -> None:
+        self.dynamic_shapes_kernel_specialization_strategy = "lazy"
+        self.strategy = "static"
+        self.cache: object = None
+
+    def set_execution_context_allocation_strategy(self, strategy: str) -> None:
+        self.strategy = strategy
+
+    def create_runtime_cache(self) -> object:
+        return ["a cache"]
+
+    def set_runtime_cache(self, cache: object) -> bool:
+        self.cache = cache
+        return True
+
+
+def load(module: Module, backend: EngineBackend = "tensorrt") -> TrtEngine:
+    return TrtEngine(Installed(backend, "10.3.0", module), b"a plan", "decoder.plan")  # type: ignore[arg-type]
 
 
 def test_ports_have_their_types_places_and_ranges() -> None:
@@ -116,6 +139,21 @@ def test_a_context_works_in_the_memory_it_was_given_before_its_profile_is_set() 
         ("address", ("patches", 256)),
         ("execute", 7),
     ]
+
+
+def test_rtx_compiles_the_kernels_of_a_decode_step_before_it_runs_and_once_for_all_contexts() -> None:
+    module = Module()
+    engine = load(module, "tensorrt-rtx")
+    for profile in (PREFILL_PROFILE, DECODE_PROFILE, DECODE_PROFILE):
+        engine.new_context(profile, SCRATCH, 7)
+    prefill, first, second = [argument for call, argument in module.calls if call == "context"]
+    assert prefill == "user managed"
+    assert first is second
+    assert isinstance(first, RuntimeConfig)
+    assert first.dynamic_shapes_kernel_specialization_strategy == "eager"
+    assert first.strategy == "user managed"
+    assert first.cache == ["a cache"]
+    engine.close()
 
 
 def test_a_plan_that_tensorrt_refuses_is_said_with_its_reason() -> None:

@@ -36,6 +36,12 @@ class TensorRT(Protocol):
     ExecutionContextAllocationStrategy: api.ExecutionContextAllocationStrategy
 
 
+class TensorRTRTX(TensorRT, Protocol):
+    """The module of TensorRT-RTX, which compiles kernels while it runs."""
+
+    DynamicShapesKernelSpecializationStrategy: api.RtxKernelSpecialization
+
+
 @dataclass(frozen=True)
 class Installed:
     """An installed TensorRT that is new enough."""
@@ -43,6 +49,11 @@ class Installed:
     backend: EngineBackend
     version: str  # 10.3.0, 1.7.1.116
     module: TensorRT
+
+    @property
+    def rtx(self) -> TensorRTRTX | None:
+        """The module with what RTX alone has; None for TensorRT."""
+        return cast("TensorRTRTX", self.module) if self.backend == "tensorrt-rtx" else None
 
 
 def find_tensorrt(

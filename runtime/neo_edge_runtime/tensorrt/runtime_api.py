@@ -51,6 +51,26 @@ class IExecutionContext(Protocol):
     def execute_async_v3(self, stream_handle: int) -> bool: ...
 
 
+class RtxKernelSpecialization(Protocol):
+    """TensorRT-RTX alone: when kernels for one shape are compiled."""
+
+    EAGER: Named
+
+
+class RtxRuntimeCache(Protocol):
+    """TensorRT-RTX alone: kernels that were compiled, for all contexts that share it."""
+
+
+class RtxRuntimeConfig(Protocol):
+    """TensorRT-RTX alone: how a context compiles its kernels."""
+
+    dynamic_shapes_kernel_specialization_strategy: Named
+
+    def set_execution_context_allocation_strategy(self, strategy: Named) -> None: ...
+    def create_runtime_cache(self) -> RtxRuntimeCache: ...
+    def set_runtime_cache(self, cache: RtxRuntimeCache) -> bool: ...
+
+
 class ICudaEngine(Protocol):
     @property
     def num_io_tensors(self) -> int: ...
@@ -63,7 +83,13 @@ class ICudaEngine(Protocol):
     def get_tensor_location(self, name: str) -> TensorLocation: ...
     def get_tensor_profile_shape(self, name: str, profile_index: int) -> Sequence[Sequence[int]]: ...
     def get_device_memory_size_for_profile_v2(self, profile_index: int) -> int: ...
-    def create_execution_context(self, strategy: Named) -> IExecutionContext | None: ...
+    def create_execution_context(self, how: Named | RtxRuntimeConfig, /) -> IExecutionContext | None: ...
+
+
+class RtxEngine(ICudaEngine, Protocol):
+    """What TensorRT-RTX's ICudaEngine has beyond TensorRT's."""
+
+    def create_runtime_config(self) -> RtxRuntimeConfig: ...
 
 
 class Runtime(Protocol):

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, cast
 
 import numpy as np
 
+from neo_edge.engines import DECODE_PROFILE
 from neo_edge.errors import BackendError, EngineError
 from neo_edge_runtime.tensorrt.engine import Port
 from neo_edge_runtime.tensorrt.tensorrt_log import TensorRtLog
@@ -53,6 +54,8 @@ class TrtEngine:
                 "memory than the GPU has free; otherwise build it again with neo-edge build --overwrite"
             )
         self._strategy = installed.module.ExecutionContextAllocationStrategy.USER_MANAGED
+        self._rtx = installed.rtx
+        self._decode_config: api.RtxRuntimeConfig | None = None
         self._label = label
         self._ports = {port.name: port for port in _ports(self._engine, label)}
         self.profiles = self._engine.num_optimization_profiles
@@ -68,7 +71,7 @@ class TrtEngine:
 
     def new_context(self, profile: int, scratch: Tensor, stream: int) -> Context:
         """A context; raises `BackendError` when TensorRT makes none."""
-        context = self._open().create_execution_context(self._strategy)
+        context = self._open().create_execution_context(self._how(profile))
         if context is None:
             raise _failure(self._log, f"TensorRT makes no execution context of {self._label}")
         # Before the profile is set: from then on TensorRT may use it.
@@ -79,8 +82,28 @@ class TrtEngine:
 
     def close(self) -> None:
         """Gives the weights back."""
+        self._decode_config = None
         self._engine = None
         self._runtime = None
+
+    def _how(self, profile: int) -> api.Named | api.RtxRuntimeConfig:
+        """A decode step is captured in its second run and must have its kernels by then.
+
+        TensorRT-RTX by itself serves a new shape with general kernels while it compiles in the background. Prefills,
+        whose shapes hardly come back, are left at that.
+        """
+        if self._rtx is None or profile != DECODE_PROFILE:
+            return self._strategy
+        if self._decode_config is None:
+            config = cast("api.RtxEngine", self._open()).create_runtime_config()
+            config.set_execution_context_allocation_strategy(self._strategy)
+            config.dynamic_shapes_kernel_specialization_strategy = (
+                self._rtx.DynamicShapesKernelSpecializationStrategy.EAGER
+            )
+            # Each conversation has a context of its own; they compile a shape once.
+            config.set_runtime_cache(config.create_runtime_cache())
+            self._decode_config = config
+        return self._decode_config
 
     def _open(self) -> api.ICudaEngine:
         if self._engine is None:
