@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Iterator
 from dataclasses import replace
 
@@ -333,6 +334,25 @@ def test_a_cache_that_does_not_fit_changes_nothing(
         assert ours.capacity == 256
     fakes.device.free_memory = free
     assert worst(append_text(ours, [1, 2]), append_text(theirs, [1, 2])) < WITHIN
+
+
+def test_a_dropped_state_waits_for_no_run_and_is_released_by_the_next(
+    backend: TensorRtBackend, fakes: Fakes
+) -> None:
+    kept, free = backend.new_state(batch=1, capacity=64), fakes.device.free_memory
+    dropped = [backend.new_state(batch=1, capacity=64) for _ in range(2)]
+    del dropped[0]
+    between = fakes.device.free_memory
+    assert between < free, "the lock was free: one is gone at once"
+    collector = threading.Thread(target=dropped.clear)
+    with backend._decoder.alone():
+        collector.start()
+        collector.join(timeout=30)
+        assert not collector.is_alive()
+        assert fakes.device.free_memory == between
+    kept.grow(100, length=0)
+    kept.close()
+    assert fakes.device.free_memory > free
 
 
 def test_a_closed_backend_refuses_and_its_sessions_can_be_closed(fakes: Fakes) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import threading
 import weakref
+from collections import deque
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import TYPE_CHECKING
@@ -52,9 +53,9 @@ class TrtDecoder:
         self.cache_dtype, self.embedding_dtype = cache_dtype, embedding_dtype
         self.buffers = Buffers(device)  # of prefills; one at a time uses them
         self.states: weakref.WeakSet[TrtDecoderState] = weakref.WeakSet()  # that are open
-        self._lock = (
-            threading.RLock()
-        )  # the garbage collector may close a state while this thread runs another
+        # The garbage collector may end a state while this thread runs another.
+        self._lock = threading.RLock()
+        self._ended: deque[TrtDecoderState] = deque()  # by the garbage collector; still to be released
         self._kept = Buffers(device)
         size = max(engine.scratch_bytes(profile) for profile in (PREFILL_PROFILE, DECODE_PROFILE))
         self._scratch = self._kept.tensor("scratch_of_the_decoder", (size,), _BYTES)
@@ -68,7 +69,22 @@ class TrtDecoder:
             if self._closed:
                 raise SessionClosedError("the model is closed: load the bundle again")
             self.device.activate()
+            self._release_ended()
             yield
+
+    def release_later(self, state: TrtDecoderState) -> None:
+        """Releases a state when the lock is free: now, or in the next run.
+
+        The garbage collector calls this in any thread, which may hold another backend's lock, so nothing waits here.
+        """
+        self._ended.append(state)
+        if self._lock.acquire(blocking=False):
+            try:
+                if not self._closed:
+                    self.device.activate()
+                self._release_ended()
+            finally:
+                self._lock.release()
 
     @property
     def closed(self) -> bool:
@@ -114,6 +130,7 @@ class TrtDecoder:
             if self._closed:
                 return
             self.device.activate()
+            self._release_ended()
             for state in list(self.states):
                 state.close()
             close_beside()
@@ -123,6 +140,10 @@ class TrtDecoder:
             self.buffers.release()
             self._kept.release()
             self.engine.close()
+
+    def _release_ended(self) -> None:
+        while self._ended:
+            self._ended.popleft().release()
 
 
 def require_inputs(inputs: DecoderInputs, decoder: TrtDecoder, *, batch: int, capacity: int) -> None:

@@ -144,16 +144,20 @@ class TrtDecoderState:
         """Gives the caches, the graph and the context back; may be called twice."""
         self._decoder.states.discard(self)
         with nullcontext() if self._decoder.closed else self._decoder.alone():
-            self._drop_step()
-            if self._context is not None:
-                self._context.close()
-                self._context = None
-            self._buffers.release()
-            self._cache.clear()
+            self.release()
+
+    def release(self) -> None:
+        """As `close`, by who is alone on the device or after it is gone."""
+        self._drop_step()
+        if self._context is not None:
+            self._context.close()
+            self._context = None
+        self._buffers.release()
+        self._cache.clear()
 
     def __del__(self) -> None:
         if getattr(self, "_cache", None) is not None and self._cache.tensors:
-            self.close()
+            self._decoder.release_later(self)
 
     def _require(self, inputs: DecoderInputs) -> None:
         require_inputs(inputs, self._decoder, batch=self._cache.batch, capacity=self.capacity)
