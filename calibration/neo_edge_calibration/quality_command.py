@@ -103,6 +103,9 @@ class QualityCommand:
             print(json.dumps({name: report.to_manifest() for name, report in reports.items()}))
         else:
             print("\n\n".join(report.summary() for report in reports.values()))
+            counts = [count for report in reports.values() if (count := report.wanted_count) is not None]
+            if counts and args.data == _SCENES:
+                print(f"\n--count {max(counts)} could show what is not shown")
             if args.keep:
                 print(f"\nwrote the quality of {', '.join(reports)} into {args.bundle}")
         return 0 if all(report.met for report in reports.values()) else 1

@@ -139,6 +139,15 @@ def test_the_manifest_holds_what_the_command_found_with_every_interval(
     assert not list(root.glob(".partial*"))
 
 
+def test_the_command_says_what_it_wrote_and_which_count_could_show_the_target(
+    root: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main(["quality", str(root), "--variant", "fp16", *FEW, "--keep"]) == 1
+    *_, count, blank, written = capsys.readouterr().out.splitlines()
+    assert (count, blank) == ("--count 190 could show what is not shown", "")  # two points
+    assert written == f"wrote the quality of fp16 into {root}"
+
+
 def test_figures_that_were_kept_are_replaced_by_those_of_the_next_time(root: Path) -> None:
     for count in (1, 2):
         measure_and_keep(

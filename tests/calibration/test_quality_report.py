@@ -58,8 +58,8 @@ GOOD, BAD, UNSURE = family("colour", 2, 1), family("box", 90, 10), family("when"
         (
             [GOOD, UNSURE],
             "not shown",
-            "Not shown: the 95 % interval reaches 1 point in when. 4000 questions a family (--count 4000, or a longer "
-            "file) could show it, if they go as these did.",
+            "Not shown: the 95 % interval reaches 1 point in when. About 4000 questions a family could "
+            "show it, if they go as these did.",
         ),
     ],
 )
@@ -74,8 +74,8 @@ def test_the_verdict_is_of_the_whole_interval_in_every_family(
 def test_too_few_questions_are_said_to_be_the_cause() -> None:
     few = [family(name, 0, 0, count=380, wrong=0) for name in ("colour", "box")]
     assert report(*few).conclusion() == (
-        "Not shown: the 95 % interval reaches 1 point in every family. 390 questions a family (--count 390, or a "
-        "longer file) could show it, if they go as these did."
+        "Not shown: the 95 % interval reaches 1 point in every family. About 390 questions a family could "
+        "show it, if they go as these did."
     )
     assert report(*few, target_drop=0.03).met
 

@@ -131,21 +131,29 @@ class QualityReport:
             return f"Met: the 95 % interval of the drop lies under {target} in every family."
         if self.verdict == "missed":
             return f"Missed: the drop is {target} or more in {self._named('missed')}."
-        return f"Not shown: the 95 % interval reaches {target} in {self._named('not shown')}. {self._more()}."
+        more = (
+            f"Ask more questions: here {target} or more was lost, by chance or not"
+            if self.wanted_count is None
+            else f"About {self.wanted_count} questions a family could show it, if they go as these did"
+        )
+        return f"Not shown: the 95 % interval reaches {target} in {self._named('not shown')}. {more}."
 
-    def _more(self) -> str:
-        """How many questions would show whether the target is met."""
-        unshown = [family for family in self.families if family.verdict(self.target_drop) == "not shown"]
+    @property
+    def wanted_count(self) -> int | None:
+        """About how many questions a family could show that the target is met, if they go as these did.
+
+        None where that needs no more, or where the measured drop itself is the target or more.
+        """
         needed = [
             questions_expected(self.target_drop, family.lost, family.gained, family.count)
-            for family in unshown
+            for family in self.families
+            if family.verdict(self.target_drop) != "met"
         ]
-        if None in needed:
-            return f"Ask more questions: here {named_points(self.target_drop)} or more was lost, by chance or not"
-        most = max(filter(None, needed))
-        digit = 10 ** max(1, len(str(most)) - 2)  # two digits are told: the shares are not known better
-        told = -(-most // digit) * digit
-        return f"{told} questions a family (--count {told}, or a longer file) could show it, if they go as these did"
+        counts = [count for count in needed if count is not None]
+        if not counts or len(counts) < len(needed):
+            return None
+        digit: int = 10 ** max(1, len(str(max(counts))) - 2)  # two digits: the shares are not known better
+        return -(-max(counts) // digit) * digit
 
     def _named(self, verdict: Verdict) -> str:
         found = [family.name for family in self.families if family.verdict(self.target_drop) == verdict]

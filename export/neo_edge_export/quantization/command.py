@@ -162,8 +162,11 @@ def _print(made: Quantized, args: argparse.Namespace) -> None:
     if made.variant.quality.get("below_target"):
         print("below its target, and written because --force was given; the bundle says so")
     elif made.report is not None and not made.report.met:
-        print(
-            "not shown to meet its target by so few questions, and the bundle says so; "
-            f"neo-edge quality {args.bundle} --variant {made.name} --keep asks again, more with --count"
+        asking = f"neo-edge quality {args.bundle} --variant {made.name} --keep"
+        asking += (
+            f" --count {count}"
+            if (count := made.report.wanted_count) and args.data in (None, _SCENES)
+            else ""
         )
+        print(f"not shown to meet its target by so few questions; the bundle says so. To ask more: {asking}")
     print(f"wrote the variant {made.name} into {args.bundle}")
