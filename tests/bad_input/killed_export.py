@@ -38,10 +38,10 @@ def killed_exports(checkpoint: Path, folder: Path, count: int, seed: int) -> lis
     def export() -> None:
         export_bundle(checkpoint, target, ExportOptions())
 
-    whole_s = run_function(export).seconds
+    whole = run_function(export).length
     target.rename(folder / "first.bundle")
     left: list[Left] = []
-    for _ in kills(lambda after_s: run_function(export, after_s), whole_s, count, seed):
+    for _ in kills(lambda calls: run_function(export, calls), whole, count, seed):
         left.append(Left(sorted(os.listdir(folder)), _loads(folder, target)))
         if target.exists():  # the export was quicker than its killer
             target.rename(folder / f"finished-{len(left)}.bundle")

@@ -48,7 +48,7 @@ def kill_exports(checkpoint: Path, folder: Path, count: int, seed: int) -> Kills
     """
     target = folder / "robot.bundle"
     line = command("export", checkpoint, "-o", target, "--precision", "fp32")
-    found = Kills(run_program(line).seconds)
+    found = Kills(run_program(line).length)
     shutil.rmtree(target)
     for moment_s, ended in kills(lambda after_s: run_program(line, after_s), found.whole_s, count, seed):
         phase = f"behind {ended.phase}" if ended.phase else "loading and tracing"

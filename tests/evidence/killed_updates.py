@@ -48,7 +48,7 @@ def main() -> int:
 
 
 def _killed_calibrations(exported: Path, whole: Path, count: int, seed: int) -> list[str]:
-    whole_s = run_program(_calibrate(whole)).seconds
+    whole_s = run_program(_calibrate(whole)).length
     wanted = (whole / STATISTICS).read_bytes()
     bundle, phases, steps, wrong = whole.with_name("killed.bundle"), Counter[str](), list[int](), list[str]()
     shutil.copytree(exported, bundle, copy_function=os.link)
@@ -77,7 +77,7 @@ def _killed_quantizing(bundle: Path, count: int, seed: int) -> list[str]:
         *("quantize", bundle, "--recipe", RECIPE, "--data", "nano", "--count", COUNT, "--threads", 1),
         *("--force", "--overwrite"),
     )
-    whole_s = run_program(line).seconds
+    whole_s = run_program(line).length
     phases, wrong = Counter[str](), list[str]()
     for moment_s, ended in kills(lambda after_s: run_program(line, after_s), whole_s, count, seed):
         phases[_phase(ended)] += 1

@@ -1,14 +1,15 @@
-"""Kills functions and programs, without a warning, at random moments; each user says what must hold afterwards."""
+"""Kills functions and programs (SIGKILL) at random moments; each user says what must hold afterwards."""
 
 from __future__ import annotations
 
+import ctypes
 import multiprocessing
 import os
 import random
 import re
-import resource
 import signal
 import subprocess
+import sys
 import tempfile
 import time
 from collections.abc import Callable, Iterator, Sequence
@@ -20,7 +21,9 @@ _PHASE = re.compile(rb"^([a-z0-9 -]+): ", re.MULTILINE)
 _LOOK_EVERY_S = 0.001
 
 P, T = ParamSpec("P"), TypeVar("T")
-Moment = float | Callable[[], bool]  # so many seconds after the start; or as soon as this is true
+Moment = (
+    float | Callable[[], bool]
+)  # how far from the start, as in `Ended.length`; or as soon as this is true
 
 
 @dataclass(frozen=True)
@@ -28,7 +31,7 @@ class Ended:
     """How a run ended."""
 
     finished: bool  # it was done, if need be before its killer came
-    seconds: float
+    length: float  # seconds of a program; of a function, calls of others and returns from them
     phase: str = ""  # of a program: what it last said that it was busy with; empty: nothing yet
 
 
@@ -41,20 +44,20 @@ def in_a_fresh_process(work: Callable[P, T], *args: P.args, **kwargs: P.kwargs) 
 def run_function(work: Callable[[], object], kill_at: Moment | None = None) -> Ended:
     """Runs it in a fork of this process, which must have one thread only.
 
-    Seconds, also those after which it is killed, are of its processor time: what else the machine does changes
-    little of it.
+    Its killer counts calls and no seconds, which also other programs spend, and would come too late for short work.
 
     Raises:
         RuntimeError: it failed by itself.
     """
-    dies_after_s = kill_at if isinstance(kill_at, int | float) else None
-    child = multiprocessing.get_context("fork").Process(target=_silently, args=(work, dies_after_s))
-    before_s = _childrens_seconds()
+    fork = multiprocessing.get_context("fork")
+    calls = fork.RawValue(ctypes.c_int64, 0)
+    dies_after = float("inf") if kill_at is None or callable(kill_at) else kill_at
+    child = fork.Process(target=_silently, args=(work, calls, dies_after))
     child.start()
     if callable(kill_at) and _came(kill_at, child.join, lambda: child.exitcode is not None):
         child.kill()
     child.join()
-    return Ended(_finished(child.exitcode, "the function"), _childrens_seconds() - before_s)
+    return Ended(_finished(child.exitcode, "the function"), calls.value)
 
 
 def run_program(line: Sequence[str], kill_at: Moment | None = None) -> Ended:
@@ -77,27 +80,27 @@ def run_program(line: Sequence[str], kill_at: Moment | None = None) -> Ended:
 
 
 def kills(
-    run: Callable[[float], Ended], whole_s: float, count: int, seed: int
+    run: Callable[[float], Ended], whole: float, count: int, seed: int
 ) -> Iterator[tuple[float, Ended]]:
-    """Kills a run `count` times; gives the moment, in seconds, and how the run ended, while its traces are fresh.
+    """Kills a run `count` times; gives the moment and how the run ended, while its traces are fresh.
 
     The run is cut into as many equal pieces as there are kills, and each kill comes at a random moment of its own
     piece, in random order, so that all of a run gets its share. A run that is quicker than its killer shortens the
     later moments.
 
     Args:
-        run: starts one and kills it after so many seconds.
-        whole_s: what one takes that is not killed.
+        run: starts one and kills it so far from its start, as `Ended.length` counts.
+        whole: the length of one that is not killed.
         count: of kills.
         seed: of the moments.
     """
     chosen = random.Random(seed)
     for piece in chosen.sample(range(count), count):
-        moment_s = (piece + chosen.random()) / count * whole_s
-        ended = run(moment_s)
+        moment = (piece + chosen.random()) / count * whole
+        ended = run(moment)
         if ended.finished:
-            whole_s = min(whole_s, ended.seconds)
-        yield moment_s, ended
+            whole = min(whole, ended.length)
+        yield moment, ended
 
 
 def _came(kill_at: Moment | None, wait: Callable[[float | None], object], ended: Callable[[], bool]) -> bool:
@@ -118,20 +121,18 @@ def _wait(child: subprocess.Popen[bytes], seconds: float | None) -> None:
 
 
 def _finished(status: int | None, said: str) -> bool:
-    if status not in (0, -signal.SIGKILL, -signal.SIGPROF):
+    if status not in (0, -signal.SIGKILL):
         raise RuntimeError(f"it failed with status {status} before anybody killed it: {said}")
     return status == 0
 
 
-def _childrens_seconds() -> float:
-    """Processor time of children that have ended."""
-    used = resource.getrusage(resource.RUSAGE_CHILDREN)
-    return used.ru_utime + used.ru_stime
+def _silently(work: Callable[[], object], calls: ctypes.c_int64, dies_after: float) -> None:
+    def count(*_: object) -> None:
+        calls.value += 1
+        if calls.value > dies_after:
+            os.kill(os.getpid(), signal.SIGKILL)
 
-
-def _silently(work: Callable[[], object], dies_after_s: float | None) -> None:
-    if dies_after_s is not None:
-        signal.signal(signal.SIGPROF, signal.SIG_DFL)  # which ends the process as SIGKILL does
-        signal.setitimer(signal.ITIMER_PROF, max(dies_after_s, 1e-6))
     os.dup2(os.open(os.devnull, os.O_WRONLY), 2)
+    sys.setprofile(count)
     work()
+    sys.setprofile(None)

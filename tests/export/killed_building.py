@@ -25,9 +25,9 @@ class Left:
 def killed_building(bundle: Path, count: int, seed: int) -> list[Left]:
     """Builds engines, is killed `count` times while it builds them anew, and does it once more."""
     work = partial(_build, bundle)
-    whole_s = run_function(work).seconds
+    whole = run_function(work).length
     found = []
-    for _, ended in kills(partial(run_function, work), whole_s, count, seed):
+    for _, ended in kills(partial(run_function, work), whole, count, seed):
         manifest = verify_bundle(bundle).manifest
         there = {path.relative_to(bundle).as_posix() for path in bundle.rglob("*") if path.is_file()}
         half_made = there != {"bundle.json", *manifest.files} or any(bundle.glob(".*"))

@@ -28,11 +28,9 @@ class Left:
 
 def killed_quantizing(bundle: Path, count: int, seed: int) -> list[Left]:
     """Adds a variant, is killed `count` times while it replaces it, and replaces it once more."""
-    whole_s = run_function(partial(_quantize, bundle)).seconds
+    whole = run_function(partial(_quantize, bundle)).length
     found = []
-    for _, ended in kills(
-        lambda after_s: run_function(partial(_quantize, bundle), after_s), whole_s, count, seed
-    ):
+    for _, ended in kills(lambda calls: run_function(partial(_quantize, bundle), calls), whole, count, seed):
         manifest = verify_bundle(bundle).manifest
         neo_edge.load(bundle, variant=RECIPE.name, threads=1).close()
         found.append(Left(ended.finished, list(manifest.variants), _more(bundle)))

@@ -28,9 +28,9 @@ def killed_fills(bundle: Path, count: int, seed: int) -> list[Left]:
     def build() -> None:
         build_prepacked(open_bundle(bundle), "fp32")
 
-    whole_s = run_function(build).seconds
+    whole = run_function(build).length
     _empty(cache)
-    for _ in kills(lambda after_s: run_function(build, after_s), whole_s, count, seed):
+    for _ in kills(lambda calls: run_function(build, calls), whole, count, seed):
         found = [cache.find(name) for name in cache.names()]
         left.append(Left(len(found), len(os.listdir(cache.folder)) - len(found)))
         _empty(cache)
