@@ -9,10 +9,11 @@ from functools import partial
 from pathlib import Path
 
 import onnx
-from ort_peers import PARTS, Job, Peer, products
+from ort_peers import EIGHT, FOUR, PARTS, Job, Peer, products
 from peer_environment import PeerEnvironment
 
 HERE = Path(__file__).parent
+BLOCK = 64  # inputs that share a scale, as in most products of ours
 ENVIRONMENT = PeerEnvironment(
     "modelopt",
     (
@@ -83,6 +84,7 @@ MODELOPT_PEERS: Sequence[Peer] = (
         "modelopt-int8-max",
         "Model Optimizer int8, max",
         "int8",
+        EIGHT,
         "fp32-portable",
         partial(run, mode="int8", method="max"),
     ),
@@ -90,21 +92,19 @@ MODELOPT_PEERS: Sequence[Peer] = (
         "modelopt-int8-entropy",
         "Model Optimizer int8, entropy",
         "int8",
+        EIGHT,
         "fp32-portable",
         partial(run, mode="int8", method="entropy"),
     ),
     *(
         Peer(
-            f"modelopt-int4-{method}-{size}",
-            f"Model Optimizer int4, {method}, block {size}",
+            f"modelopt-int4-{method}",
+            f"Model Optimizer int4, {method}, block {BLOCK}",
             "int4-portable",
+            FOUR,
             "fp32-portable",
-            partial(run, mode="int4", method=method, block_size=size),
+            partial(run, mode="int4", method=method, block_size=BLOCK),
         )
-        for method, size in (
-            ("rtn_dq", 64),
-            ("awq_lite", 64),
-            ("awq_clip", 64),
-        )  # awq: of prompts of one length
+        for method in ("rtn_dq", "awq_lite", "awq_clip", "awq_full")
     ),
 )

@@ -10,12 +10,12 @@ from __future__ import annotations
 import importlib
 import json
 import sys
-from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+import onnx
 
 
 class Reader:
@@ -52,14 +52,29 @@ class Reader:
             return dict(arrays)
 
 
-def of_one_length(feeds: list[str]) -> list[str]:
-    """Those of the most frequent number of tokens: awq puts all runs' activations into one array."""
-    lengths = {}
-    for path in feeds:
-        with np.load(path) as arrays:
-            lengths[path] = arrays["inputs_embeds"].shape[1]
-    most = Counter(lengths.values()).most_common(1)[0][0]
-    return [path for path, length in lengths.items() if length == most]
+class TokenRows:
+    """A session for awq, which asks for the inputs of one product after another, each time with all the data.
+
+    It keeps what a run gave for the next product. Activations [1, S, K] come out as [S, K], since awq joins those of
+    all runs along the first axis.
+    """
+
+    def __init__(self, session: Any, results: Sequence[str]) -> None:
+        """`results` are the outputs that the graph has without awq."""
+        self._session = session
+        self._inputs = [output.name for output in session.get_outputs() if output.name not in results]
+        self._kept: dict[int, dict[str, Any]] = {}
+
+    def run(self, names: list[str], feed: dict[str, Any]) -> list[Any]:
+        """As a session does."""
+        key = id(feed["inputs_embeds"])  # awq holds all data as long as the session
+        if key not in self._kept:
+            found = self._session.run(self._inputs, feed)
+            self._kept[key] = {
+                name: array.reshape(-1, array.shape[-1])
+                for name, array in zip(self._inputs, found, strict=True)
+            }
+        return [self._kept[key][name] for name in names]
 
 
 def main(job: dict[str, Any]) -> None:
@@ -67,7 +82,10 @@ def main(job: dict[str, Any]) -> None:
     quantize = importlib.import_module("modelopt.onnx.quantization").quantize
     importlib.import_module("onnxruntime.quantization.calibrate").CalibrationDataReader.register(Reader)
     if job["method"].startswith("awq"):
-        job["feeds"] = of_one_length(job["feeds"])
+        int4: Any = importlib.import_module("modelopt.onnx.quantization.int4")
+        create = int4.create_inference_session
+        results = [output.name for output in onnx.load(job["source"], load_external_data=False).graph.output]
+        int4.create_inference_session = lambda *arguments: TokenRows(create(*arguments), results)
     options: dict[str, Any] = {}
     if job["mode"] == "int8":
         options = {
@@ -76,7 +94,11 @@ def main(job: dict[str, Any]) -> None:
             "op_types_to_quantize": ["MatMul"],
         }
     else:
-        options = {"block_size": job["block_size"], "nodes_to_exclude": job["exclude"]}
+        options = {
+            "block_size": job["block_size"],
+            "nodes_to_exclude": job["exclude"],
+            "awqlite_fuse_nodes": False,  # fusing needs cupy; each product has scales of its own instead
+        }
     quantize(
         job["source"],
         quantize_mode=job["mode"],

@@ -10,6 +10,7 @@ from typing import Any, cast
 
 import onnx
 from calibration_feeds import Feed, read_feeds
+from quantizer_table import Bits
 
 PARTS = ("vision", "decoder")
 
@@ -34,12 +35,13 @@ def products(graph: Path, *, head: bool = True) -> list[str]:
     ]
 
 
-def static(job: Job, *, all_products: bool) -> None:
+def static(job: Job, *, everywhere: bool) -> None:
     """`quantize_static`: Q/DQ, int8 weights a scale for each output, symmetric int8 activations, MinMax.
 
     Args:
         job: what to make.
-        all_products: attention's products of two activations, too, as it does unless told otherwise.
+        everywhere: as it does unless told otherwise: attention's products of two activations, too, and what comes
+            out of products. Else what goes into products with weights: the places of our recipe.
     """
     from onnxruntime.quantization import CalibrationDataReader, QuantFormat, QuantType, quantize_static
 
@@ -50,11 +52,15 @@ def static(job: Job, *, all_products: bool) -> None:
             cast("CalibrationDataReader", _Reader(job.feeds, part)),
             quant_format=QuantFormat.QDQ,
             op_types_to_quantize=["MatMul"],
-            nodes_to_quantize=None if all_products else products(job.graphs[part]),
+            nodes_to_quantize=None if everywhere else products(job.graphs[part]),
             per_channel=True,
             activation_type=QuantType.QInt8,
             weight_type=QuantType.QInt8,
-            extra_options={"ActivationSymmetric": True, "WeightSymmetric": True},
+            extra_options={
+                "ActivationSymmetric": True,
+                "WeightSymmetric": True,
+                "OpTypesToExcludeOutputQuantization": [] if everywhere else ["MatMul"],
+            },
         )
 
 
@@ -108,8 +114,12 @@ class Peer:
     variant: str  # its name in the bundle
     shown: str
     kind: str  # of ours that it is compared with
+    bits: Bits
     source: str  # float variant it starts from
     make: Callable[[Job], None]
+
+
+EIGHT, FOUR = Bits(8, 8, 8), Bits(4, 32, 32)
 
 
 ORT_PEERS: Sequence[Peer] = (
@@ -117,21 +127,24 @@ ORT_PEERS: Sequence[Peer] = (
         "ort-static",
         "ONNX Runtime quantize_static",
         "int8",
+        EIGHT,
         "fp32-portable",
-        lambda job: static(job, all_products=True),
+        lambda job: static(job, everywhere=True),
     ),
     Peer(
         "ort-static-weights",
-        "the same, products with weights only",
+        "the same, only inputs of products with weights",
         "int8",
+        EIGHT,
         "fp32-portable",
-        lambda job: static(job, all_products=False),
+        lambda job: static(job, everywhere=False),
     ),
-    Peer("ort-dynamic", "ONNX Runtime quantize_dynamic", "int8-dynamic", "fp32", dynamic),
+    Peer("ort-dynamic", "ONNX Runtime quantize_dynamic", "int8-dynamic", EIGHT, "fp32", dynamic),
     Peer(
         "ort-rtn-128",
         "ONNX Runtime MatMulNBits, rtn, block 128",
         "int4",
+        FOUR,
         "fp32",
         lambda job: four_bits(job, algorithm="rtn", block_size=128),
     ),
@@ -139,6 +152,7 @@ ORT_PEERS: Sequence[Peer] = (
         "ort-rtn-32",
         "ONNX Runtime MatMulNBits, rtn, block 32",
         "int4",
+        FOUR,
         "fp32",
         lambda job: four_bits(job, algorithm="rtn", block_size=32),
     ),
@@ -146,6 +160,7 @@ ORT_PEERS: Sequence[Peer] = (
         "ort-k-quant",
         "ONNX Runtime MatMulNBits, k_quant, block 32",
         "int4",
+        FOUR,
         "fp32",
         lambda job: four_bits(job, algorithm="k_quant", block_size=32),
     ),
@@ -153,6 +168,7 @@ ORT_PEERS: Sequence[Peer] = (
         "ort-hqq-128",
         "ONNX Runtime MatMulNBits, hqq, block 128",
         "int4",
+        FOUR,
         "fp32",
         lambda job: four_bits(job, algorithm="hqq", block_size=128),
     ),

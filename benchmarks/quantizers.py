@@ -1,4 +1,4 @@
-"""The nano checkpoint quantized by neo_edge, by NVIDIA Model Optimizer and by ONNX Runtime's quantizers: one table.
+"""The nano checkpoint quantized by neo_edge, by NVIDIA Model Optimizer and by ONNX Runtime's quantizers: two tables.
 
 Installs nvidia-modelopt 0.47 with torch, onnx 1.21 and onnxruntime 1.24 into an environment of its own in neo_edge's
 cache folder, once (1.4 GB with a CPU build of torch, for which PIP_EXTRA_INDEX_URL must name an index that has one).
@@ -6,6 +6,7 @@ Needs an installation of neo_edge with its `dev` extra; ONNX Runtime's quantizer
 
 The same float graphs, the same calibration prompts, and the same evaluation: every graph is put into the bundle as a
 variant, runs in neo_edge's runtime, and is measured by `measure_variants`, as `neo-edge quantize` measures ours.
+Rows are printed as soon as a recipe of ours and its peers are measured.
 """
 
 from __future__ import annotations
@@ -17,73 +18,89 @@ import shutil
 import sys
 import tempfile
 import time
-from collections.abc import Mapping, Sequence
-from contextlib import ExitStack
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
-from functools import partial
 from pathlib import Path
 
-import numpy as np
 import onnx
 from calibration_feeds import write_feeds
 from modelopt_peers import ENVIRONMENT, MODELOPT_PEERS
 from ort_peers import ORT_PEERS, PARTS, Job, Peer
-from quantizer_table import Row, lines, verdicts
+from quantizer_speed import PAST, PREFILL, behind, speeds
+from quantizer_table import (
+    Bits,
+    Row,
+    accuracy_head,
+    accuracy_line,
+    speed_head,
+    speed_line,
+    verdicts,
+)
 from speed_harness import neo_edge
 
 from neo_edge.bundle import Bundle, open_bundle
 from neo_edge.bundle_update import BundleUpdate
 from neo_edge.errors import NeoEdgeError
 from neo_edge.manifest import Manifest
-from neo_edge_calibration.quality import QualityReport, scene_data
+from neo_edge_calibration.quality import QualityReport, ReferenceAnswers, scene_data
 from neo_edge_calibration.quality.measuring import measure_variants
 from neo_edge_runtime.bench.device import describe_device
-from neo_edge_runtime.bench.prompts import text_prompt
-from neo_edge_runtime.bench.timing import Contender, Seconds, interleave
 from neo_edge_runtime.ort_backend import OrtBackend
 from neo_edge_runtime.processors import usable_physical_cores
-from neo_edge_runtime.session import Session
 
 CHECKPOINT = "neo-ov-nano"
-OURS = {
-    "int8": "int8",
-    "int8-dynamic": "int8",
-    "int4": "int4",
-    "int4-portable": "int4",
-}  # precision by recipe
+OURS = {  # by recipe
+    "int8": Bits(8, 8, 8, 8),
+    "int8-dynamic": Bits(8, 8, 8, 8),
+    "int4": Bits(4, 8, 8, 8),
+    "int4-portable": Bits(4, 8, 8, 8),
+}
 PEERS = (*ORT_PEERS, *MODELOPT_PEERS)
 REFERENCE = "fp32"
-PAST, PREFILL = 300, 320  # tokens
-TOKEN = 7
+SAMPLES, FEW_SAMPLES = 64, 8  # calibration prompts; times do not depend on them
 
 
 @dataclass(frozen=True)
 class Made:
     """What making a variant gave."""
 
+    name: str
     seconds: float
+    peer: Peer | None = None  # None: ours
     refused: str | None = None  # why there is none, or why it does not run
+
+    @property
+    def shown(self) -> str:
+        """In the table."""
+        return self.peer.shown if self.peer else f"**neo_edge {self.name}**"
 
 
 def main() -> int:
-    """Prints the table; 1 when ours is less accurate than a peer at equal bits."""
+    """Prints the tables; 1 when ours is less accurate than a peer that it is compared with."""
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument("--count", type=int, default=20, help="scenes of each of 15 families (default 20)")
-    parser.add_argument("--samples", type=int, default=64, help="calibration prompts (default 64)")
+    parser.add_argument("part", nargs="?", choices=("accuracy", "speed"), help="alone (default: both)")
+    parser.add_argument("--count", type=int, default=100, help="scenes of each of 15 families (default 100)")
+    parser.add_argument(
+        "--samples",
+        type=int,
+        help=f"calibration prompts (default {SAMPLES}, for speed alone {FEW_SAMPLES})",
+    )
     parser.add_argument("--rounds", type=int, default=5, help="of timing")
     parser.add_argument("--threads", type=int, default=usable_physical_cores())
     parser.add_argument(
-        "--only",
+        "--peers",
         nargs="+",
         metavar="PEER",
         choices=[peer.variant for peer in PEERS],
-        help="such as ort-static",
+        default=[peer.variant for peer in PEERS],
+        help="such as ort-static (default: all)",
     )
     parser.add_argument("--prepare", action="store_true", help="only make the peer's environment")
     args = parser.parse_args()
-    peers = [peer for peer in PEERS if not args.only or peer.variant in args.only]
+    args.samples = args.samples or (FEW_SAMPLES if args.part == "speed" else SAMPLES)
+    peers = [peer for peer in PEERS if peer.variant in args.peers]
     if args.prepare or not set(MODELOPT_PEERS).isdisjoint(peers):
         ENVIRONMENT.make()
     if args.prepare:
@@ -96,57 +113,118 @@ def main() -> int:
 
 def _compare(folder: Path, peers: Sequence[Peer], args: argparse.Namespace) -> int:
     root = folder / "nano.bundle"
+    say = _Clock()
     neo_edge("export", CHECKPOINT, "-o", root, "--precision", "fp32", "--ops", "modern", "--ops", "portable")
     started = time.perf_counter()
     neo_edge("calibrate", root, "--data", "nano", "--samples", args.samples, "--threads", args.threads)
     calibrating = time.perf_counter() - started
-    made = {name: _ours(root, name, calibrating) for name in OURS}
-    bundle = open_bundle(root)
     for source in ("fp32", "fp32-portable"):
-        write_feeds(bundle, source, args.samples, folder / f"feeds-{source}")
-    for peer in peers:
-        made[peer.variant] = _peer(peer, bundle, folder)
-        print(f"{peer.variant}: {made[peer.variant]}", file=sys.stderr)
-    bundle = open_bundle(root)
-    names = [name for name in made if made[name].refused is None]
+        write_feeds(open_bundle(root), source, args.samples, folder / f"feeds-{source}")
+    say("exported, calibrated")
+    made: list[Made] = []
+    rows: list[Row] = []
+    answers = ReferenceAnswers()
+    for recipe in OURS:
+        group = [_ours(root, recipe, calibrating)]
+        group += [_peer(peer, open_bundle(root), folder) for peer in peers if peer.kind == recipe]
+        made += group
+        say(f"made {', '.join(one.name for one in group)}")
+        if args.part != "speed":
+            rows += _measured(open_bundle(root), recipe, group, answers, args, first=not rows)
+            say(f"measured {recipe} and its peers")
+    if args.part != "accuracy":
+        print()
+        _print_speed(open_bundle(root), made, args)
+        say("timed")
+    found, is_behind = verdicts(rows)
+    if found:
+        print("\n" + "\n".join(found))
+    return 1 if is_behind else 0
+
+
+class _Clock:
+    """Says on standard error what is done, and how long it took."""
+
+    def __init__(self) -> None:
+        self._last = time.perf_counter()
+
+    def __call__(self, done: str) -> None:
+        now = time.perf_counter()
+        print(f"{done}: {now - self._last:.0f} s", file=sys.stderr, flush=True)
+        self._last = now
+
+
+def _measured(
+    bundle: Bundle,
+    recipe: str,
+    group: Sequence[Made],
+    answers: ReferenceAnswers,
+    args: argparse.Namespace,
+    *,
+    first: bool,
+) -> list[Row]:
+    """Measures a recipe of ours and its peers on the same questions, and prints their rows."""
+    processes = min(2, args.threads)
     reports = measure_variants(
         bundle,
-        names,
+        [one.name for one in group if one.refused is None],
         REFERENCE,
         scene_data(args.count),
-        threads=max(1, args.threads // 2),
-        processes=2,
+        threads=max(1, args.threads // processes),
+        processes=processes,
+        reference_answers=answers,
     )
-    decode, prefill = _speed(bundle, [REFERENCE, *names], args.threads, args.rounds)
-    shown = {peer.variant: peer for peer in peers}
-    rows = [
-        _row(name, shown.get(name), made[name], reports.get(name), decode, prefill)
-        for name in _ordered(made, shown)
-    ]
-    any_report = reports[names[0]]
-    step, prompt = (1e3 * float(np.median(times[REFERENCE])) for times in (decode, prefill))
+    if first:
+        any_report = next(iter(reports.values()))
+        print(
+            f"\n{CHECKPOINT}, {any_report.data}, {any_report.tokens.count} tokens; {args.samples} calibration "
+            f"prompts; float32 answers {any_report.whole.reference_accuracy:.2%}; bits of decoder/head/vision/token "
+            "table\n"
+        )
+        print("\n".join(accuracy_head()))
+    rows = [_row(one, recipe, reports.get(one.name)) for one in group]
+    for row in rows:
+        print(accuracy_line(row), flush=True)
+    return rows
+
+
+def _row(made: Made, recipe: str, report: QualityReport | None) -> Row:
+    row = Row(
+        made.shown,
+        recipe,
+        made.peer.bits if made.peer else OURS[recipe],
+        ours=made.peer is None,
+        making_s=made.seconds,
+        refused=made.refused,
+    )
+    if report is None:
+        return row
+    return replace(
+        row,
+        accuracy=report.whole.accuracy,
+        drop=report.whole.drop,
+        interval=report.whole.interval,
+        same_token=report.tokens.top1_agreement,
+        kl_mean=report.tokens.kl_mean,
+        kl_p99=report.tokens.kl_p99,
+        graph_bytes=report.size.total - report.size.token_table,
+    )
+
+
+def _print_speed(bundle: Bundle, made: Sequence[Made], args: argparse.Namespace) -> None:
+    shown = {REFERENCE: "float32", **{one.name: one.shown for one in made if one.refused is None}}
+    found = speeds(bundle, list(shown), args.threads, args.rounds)
     print(
-        f"\n{CHECKPOINT}, {any_report.data}; {args.samples} calibration prompts; "
-        f"float32 answers {any_report.whole.reference_accuracy:.1%}, decodes behind {PAST} tokens in "
-        f"{step:.2f} ms, prefills {PREFILL} in {prompt:.1f} ms; {args.threads} threads\n"
+        f"{CHECKPOINT}, {args.threads} threads; a step behind {PAST} tokens, a prompt of {PREFILL} tokens: median of "
+        f"{args.rounds} rounds\n"
     )
-    print("\n".join(lines(rows)))
-    found, behind = verdicts(rows)
-    print("\n" + "\n".join(found))
-    return 1 if behind else 0
-
-
-def _ordered(made: Mapping[str, Made], peers: Mapping[str, Peer]) -> list[str]:
-    """Each of ours with those behind it that it is compared with."""
-    return [
-        name for ours in OURS for name in made if name == ours or (name in peers and peers[name].kind == ours)
-    ]
+    print("\n".join([*speed_head(), *(speed_line(shown[name], *found[name]) for name in shown)]), flush=True)
 
 
 def _ours(root: Path, recipe: str, calibrating: float) -> Made:
     started = time.perf_counter()
     neo_edge("quantize", root, "--recipe", recipe, "--data", "none", "--force")
-    return Made(calibrating + time.perf_counter() - started)
+    return Made(recipe, calibrating + time.perf_counter() - started)
 
 
 def _peer(peer: Peer, bundle: Bundle, folder: Path) -> Made:
@@ -161,106 +239,51 @@ def _peer(peer: Peer, bundle: Bundle, folder: Path) -> Made:
         folder / f"feeds-{peer.source}",
         {part: work / f"{part}.onnx" for part in PARTS},
     )
+    made = Made(peer.variant, 0, peer)
     started = time.perf_counter()
     try:
         with contextlib.redirect_stdout(sys.stderr):
             peer.make(job)
     except Exception as error:  # whatever a peer raises is a row of the table
         logging.exception("%s", peer.variant)
-        return Made(time.perf_counter() - started, f"cannot make it: {_first_line(error)}")
-    seconds = time.perf_counter() - started
-    name = peer.variant
-    precision = OURS[peer.kind]
+        return replace(
+            made, seconds=time.perf_counter() - started, refused=f"cannot make it: {_first_line(error)}"
+        )
+    made = replace(made, seconds=time.perf_counter() - started)
+    change = _with_variant(peer, job)
+    with BundleUpdate(bundle) as update:
+        shutil.copytree(work, update.directory / peer.variant)
+        try:
+            _try(update.preview(change), peer.variant)
+        except NeoEdgeError as error:
+            return replace(made, refused=f"does not run: {_first_line(error)}")
+        update.commit(change)
+    return made
 
+
+def _with_variant(peer: Peer, job: Job) -> Callable[[Manifest], Manifest]:
     def change(manifest: Manifest) -> Manifest:
         variant = replace(
-            source,
-            precision=precision,
+            manifest.variants[peer.source],
+            precision="int4" if peer.bits.body == 4 else "int8",
             opset=_opset(job.targets["decoder"]),
-            vision=f"{name}/vision.onnx",
-            decoder=f"{name}/decoder.onnx",
+            vision=f"{peer.variant}/vision.onnx",
+            decoder=f"{peer.variant}/decoder.onnx",
             quality={"unmeasured": True},
         )
-        return replace(manifest, variants={**manifest.variants, name: variant})
+        return replace(manifest, variants={**manifest.variants, peer.variant: variant})
 
-    with BundleUpdate(bundle) as update:
-        shutil.copytree(work, update.directory / name)
-        try:
-            preview = update.preview(change)
-            _try(preview, name)
-        except NeoEdgeError as error:
-            return Made(seconds, f"does not run: {_first_line(error)}")
-        update.commit(change)
-    return Made(seconds)
+    return change
 
 
 def _try(bundle: Bundle, name: str) -> None:
     """Raises `NeoEdgeError` where it does not run, or gives NaN: that would end everybody's measurement."""
     backend = OrtBackend(bundle, name, threads=1)
     try:
-        _behind(bundle, backend, PAST).close()
+        behind(bundle, backend, PAST).close()
     finally:
         backend.close()
     measure_variants(bundle, [name], REFERENCE, scene_data(1), threads=1)
-
-
-def _behind(bundle: Bundle, backend: OrtBackend, tokens: int) -> Session:
-    special = bundle.manifest.special_tokens
-    assert special is not None
-    session = Session(backend)
-    text_prompt(bundle.manifest.model, special, tokens).append_to(session)
-    session.decode(TOKEN)
-    return session
-
-
-def _speed(
-    bundle: Bundle, names: Sequence[str], threads: int, rounds: int
-) -> tuple[Mapping[str, Seconds], Mapping[str, Seconds]]:
-    special = bundle.manifest.special_tokens
-    assert special is not None
-    prompt = text_prompt(bundle.manifest.model, special, PREFILL)
-    with ExitStack() as opened:
-        steps, prefills = {}, {}
-        for name in names:
-            backend = OrtBackend(bundle, name, threads=threads)
-            opened.callback(backend.close)
-            session = opened.enter_context(_behind(bundle, backend, 2 * PAST))
-            start = session.checkpoint_at(PAST)
-            steps[name] = Contender(partial(session.decode, TOKEN), 15, partial(session.rewind, start))
-            empty = opened.enter_context(_behind(bundle, backend, PREFILL))
-            nothing = empty.checkpoint_at(0)
-            prefills[name] = Contender(partial(prompt.append_to, empty), 5, partial(empty.rewind, nothing))
-        return (
-            interleave(steps, rounds=rounds, rest_s=0.1),
-            interleave(prefills, rounds=rounds, rest_s=0.1),
-        )
-
-
-def _row(
-    name: str,
-    peer: Peer | None,
-    made: Made,
-    report: QualityReport | None,
-    decode: Mapping[str, Seconds],
-    prefill: Mapping[str, Seconds],
-) -> Row:
-    shown, kind = (f"**neo_edge {name}**", name) if peer is None else (peer.shown, peer.kind)
-    if report is None:
-        return Row(shown, kind, ours=peer is None, making_s=made.seconds, refused=made.refused)
-    size = report.size
-    return Row(
-        shown,
-        kind,
-        ours=peer is None,
-        making_s=made.seconds,
-        drop=report.whole.drop,
-        interval=report.whole.interval,
-        kl_mean=report.tokens.kl_mean,
-        kl_p99=report.tokens.kl_p99,
-        graph_bytes=size.total - size.token_table,
-        decode_s=float(np.median(decode[name])),
-        prefill_s=float(np.median(prefill[name])),
-    )
 
 
 def _opset(graph: Path) -> int:

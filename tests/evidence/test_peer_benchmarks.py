@@ -5,11 +5,15 @@ from __future__ import annotations
 import json
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 
+import numpy as np
+import numpy.typing as npt
 import pytest
+from modelopt_worker import TokenRows
 from peer_environment import PEERS, PeerEnvironment
 from plain_model import plain_widths, plainly_rounded
-from quantizer_table import Row, lines, verdicts
+from quantizer_table import Bits, Row, accuracy_head, accuracy_line, speed_head, speed_line, verdicts
 from qwen3_gguf import Widths, product_shapes, qwen3_tensors
 
 from neo_edge.checkpoint_presets import preset_config
@@ -18,9 +22,10 @@ from neo_edge_export.quantization.recipe import recipe_from
 from neo_edge_export.quantization.recipes import RECIPES
 
 WIDTHS = Widths(hidden=64, heads=4, kv_heads=2, head_dim=16, mlp=160, vocab=320, layers=3)
+EIGHT = Bits(8, 8, 8)
 OWN = Row(
-    "**neo_edge int8**", "int8", ours=True, making_s=2.4, drop=0.0025, interval=(-0.001, 0.006), kl_mean=1e-4,
-    kl_p99=2e-3, graph_bytes=3_000_000, decode_s=0.0012, prefill_s=0.034,
+    "**neo_edge int8**", "int8", Bits(8, 8, 8, 8), ours=True, making_s=2.4, accuracy=0.9975, drop=0.0025,
+    interval=(-0.001, 0.006), same_token=0.985, kl_mean=1e-4, kl_p99=2e-3, graph_bytes=3_000_000,
 )  # fmt: skip
 
 
@@ -76,29 +81,69 @@ def test_an_environment_is_ready_only_with_its_own_pins(
 
 
 def test_the_table_has_a_line_a_variant_and_says_why_one_is_missing() -> None:
-    refused = Row("peer", "int8", ours=False, making_s=3.2, refused="does not run: a | b")
-    head, rule, own, other = lines([OWN, refused])
+    refused = Row("peer", "int8", EIGHT, ours=False, making_s=3.2, refused="does not run: a | b")
+    head, rule = accuracy_head()
+    own, other = accuracy_line(OWN), accuracy_line(refused)
     assert head.count("|") == rule.count("|") == own.count("|") == other.count("|")
     assert own == (
-        "| **neo_edge int8** | 0.25 (-0.10 to 0.60) | 1.00e-04 | 2.00e-03 | 3.00 | 2 | 1.20 | 34.0 |"
+        "| **neo_edge int8** | 8/8/8/8 | 99.75% | 0.25 (-0.10 to 0.60) | 98.50% | 1.00e-04 | 2.00e-03 | 3.00 | 2 |"
     )
-    assert other == "| peer | does not run: a / b | | | | 3 | | |"
+    assert other == "| peer | 8/8/8/32 | does not run: a / b | | | | | | 3 |"
+
+
+def test_times_are_told_in_milliseconds() -> None:
+    head, rule = speed_head()
+    line = speed_line("float32", 0.0012, 0.034)
+    assert head.count("|") == rule.count("|") == line.count("|")
+    assert line == "| float32 | 1.20 | 34.0 |"
+
+
+def test_awq_gets_all_prompts_as_rows_of_tokens_and_runs_the_graph_once_a_prompt() -> None:
+    session = _TwoProducts()
+    rows = TokenRows(session, ["logits"])
+    prompts = [{"inputs_embeds": np.zeros((1, length, 2), np.float32)} for length in (3, 5)]
+    for name in ("first", "second"):
+        joined = np.concatenate([rows.run([name], prompt)[0] for prompt in prompts])
+        assert joined.shape == (8, 2)
+    assert session.asked == [["first", "second"]] * 2
 
 
 def test_a_peer_that_is_nearer_to_float_is_named() -> None:
     near, far = (
-        replace(OWN, shown=name, ours=False, kl_mean=kl) for name, kl in (("near", 5e-5), ("far", 1e-2))
+        replace(OWN, shown=name, bits=EIGHT, ours=False, kl_mean=kl)
+        for name, kl in (("near", 5e-5), ("far", 1e-2))
     )
     assert verdicts([OWN, far]) == (
-        ["  neo_edge int8: the nearest peer, far, has 100.00 times its KL divergence"],
+        [
+            "  neo_edge int8 (8/8/8/8 bits): the nearest peer, far (8/8/8/32 bits), has 100.00 times its KL divergence"
+        ],
         False,
     )
     found, behind = verdicts([OWN, near, far])
     assert behind
-    assert found == ["  neo_edge int8 is LESS ACCURATE than near, which has 0.50 times its KL divergence"]
+    assert found == [
+        "  neo_edge int8 (8/8/8/8 bits) is LESS ACCURATE than near (8/8/8/32 bits), which has 0.50 times its KL "
+        "divergence"
+    ]
 
 
 def test_peers_of_other_bits_and_those_that_do_not_run_are_not_compared() -> None:
     other = replace(OWN, shown="four", kind="int4", ours=False, kl_mean=1e-9)
-    refused = Row("peer", "int8", ours=False, making_s=0, refused="no")
+    refused = Row("peer", "int8", EIGHT, ours=False, making_s=0, refused="no")
     assert verdicts([OWN, other, refused]) == ([], False)
+
+
+class _TwoProducts:
+    """A session whose products' inputs are the embeddings."""
+
+    def __init__(self) -> None:
+        self.asked: list[list[str]] = []
+
+    def get_outputs(self) -> list[SimpleNamespace]:
+        return [SimpleNamespace(name=name) for name in ("logits", "first", "second")]
+
+    def run(
+        self, names: list[str], feed: dict[str, npt.NDArray[np.float32]]
+    ) -> list[npt.NDArray[np.float32]]:
+        self.asked.append(names)
+        return [feed["inputs_embeds"] for _ in names]
