@@ -12,7 +12,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from tiny_golden import CASES, GOLDEN, TOKENS, append_text, read_golden, worst
+from tiny_golden import CASES, GOLDEN, TOKENS, append_text, read_golden, tolerance_of, worst
 
 from neo_edge.bundle import open_bundle
 from neo_edge.errors import BackendError, BundleError, InputError, MemoryBudgetError, SessionClosedError
@@ -24,7 +24,7 @@ from neo_edge_runtime.golden import read_golden as read_case
 from neo_edge_runtime.kv_cache import HostCache
 from neo_edge_runtime.ort_backend import OrtBackend, runnable_variants
 from neo_edge_runtime.ort_decoder import OrtDecoderState
-from neo_edge_runtime.parity import TOLERANCE, replay
+from neo_edge_runtime.parity import replay
 
 VARIANTS = ("fp32", "fp32-portable", "fp16", "fp16-portable")
 
@@ -41,10 +41,6 @@ def backends(tiny_bundle: Path) -> Iterator[dict[str, OrtBackend]]:
 @pytest.fixture(params=VARIANTS)
 def backend(request: pytest.FixtureRequest, backends: dict[str, OrtBackend]) -> OrtBackend:
     return backends[request.param]
-
-
-def tolerance_of(backend: OrtBackend) -> float:
-    return TOLERANCE["fp32" if backend.traits.cache_element_bytes == 4 else "fp16"]
 
 
 def state_of(session: Session) -> OrtDecoderState:

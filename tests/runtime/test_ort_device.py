@@ -13,7 +13,7 @@ import numpy as np
 import onnxruntime
 import pytest
 from ort_host_device import OrtHostDevice
-from tiny_golden import CASES, GOLDEN, TOKENS, append_text, worst
+from tiny_golden import CASES, GOLDEN, TOKENS, append_text, tolerance_of, worst
 
 from neo_edge.bundle import open_bundle
 from neo_edge.errors import BackendError, MemoryBudgetError, SessionClosedError
@@ -27,7 +27,7 @@ from neo_edge_runtime.ort_device_backend import OrtDeviceBackend, open_on_device
 from neo_edge_runtime.ort_device_cache import DeviceMemory, scatter_indices
 from neo_edge_runtime.ort_device_decoder import DeviceDecoderState, one_token
 from neo_edge_runtime.ort_placement import strays
-from neo_edge_runtime.parity import TOLERANCE, replay
+from neo_edge_runtime.parity import replay
 
 VARIANTS = ("fp32", "fp32-portable", "fp16", "fp16-portable")
 H100 = NvidiaDriver("580.10", "13.0", (NvidiaDevice("H100", 80 << 30, "9.0"),))
@@ -53,10 +53,6 @@ def backends(tiny_bundle: Path) -> Iterator[dict[str, OrtDeviceBackend]]:
 @pytest.fixture(params=VARIANTS)
 def backend(request: pytest.FixtureRequest, backends: dict[str, OrtDeviceBackend]) -> OrtDeviceBackend:
     return backends[request.param]
-
-
-def tolerance_of(backend: OrtDeviceBackend) -> float:
-    return TOLERANCE["fp32" if backend.traits.cache_element_bytes == 4 else "fp16"]
 
 
 def addresses(session: Session) -> list[int]:

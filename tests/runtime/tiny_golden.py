@@ -11,6 +11,7 @@ from neo_edge.patch_grid import PatchGrid, pack_order, packed_patch_xy
 from neo_edge.positions import SequenceLayout, layout
 from neo_edge.tokens import SpecialTokens
 from neo_edge_runtime.backend import Backend
+from neo_edge_runtime.parity import TOLERANCE
 from neo_edge_runtime.session import Session
 
 GOLDEN = Path(__file__).parents[1] / "golden" / "tiny"
@@ -54,6 +55,11 @@ def text_layout(session: Session, ids: list[int]) -> SequenceLayout:
 
 def append_text(session: Session, ids: list[int]) -> np.ndarray:
     return session.prefill(np.array(ids), text_layout(session, ids))
+
+
+def tolerance_of(backend: Backend) -> float:
+    """Of a variant whose caches are of its own type."""
+    return TOLERANCE["fp32" if backend.traits.cache_element_bytes == 4 else "fp16"]
 
 
 def worst(found: np.ndarray, expected: np.ndarray) -> float:
