@@ -174,8 +174,10 @@ class _Comparison:
         with ExitStack() as opened:
             for name, backend in backends.items():
                 session = opened.enter_context(Session(backend))
+                text_prompt(self._bundle.manifest.model, special, PAST).append_to(session)
                 # The cache beyond the context holds numbers too: untouched pages are one shared page, and fast.
-                text_prompt(self._bundle.manifest.model, special, 2 * PAST).append_to(session)
+                beyond = session.capacity - PAST
+                text_prompt(self._bundle.manifest.model, special, beyond).append_to(session)
                 start = session.checkpoint_at(PAST)
                 contenders[name] = Contender(
                     partial(session.decode, TOKEN), 5, partial(session.rewind, start)
@@ -241,18 +243,19 @@ class _Comparison:
         special = self._made.bundle.manifest.special_tokens
         assert special is not None
         prompt = text_prompt(self._bundle.manifest.model, special, tokens)
-
-        def ours(backend: OrtBackend) -> None:
-            with Session(backend) as session:
-                prompt.append_to(session)
-
-        contenders = {name: Contender(partial(ours, backend)) for name, backend in backends.items()}
-        contenders |= {
-            name: Contender(partial(server.prefill, tokens), prepare=partial(server.rewind, 0))
-            for name, server in servers.items()
-        }
-        contenders |= _torch_contenders(variants, Step(tokens, 0), 1)
-        times = interleave(contenders, rounds=self._args.rounds)
+        with ExitStack() as opened:
+            # Both have their caches already, from the rounds before the first.
+            contenders: dict[str, Contender] = {}
+            for name, backend in backends.items():
+                session = opened.enter_context(Session(backend))
+                run, rewind = partial(prompt.append_to, session), partial(session.rewind, session.checkpoint)
+                contenders[name] = Contender(run, prepare=rewind)
+            contenders |= {
+                name: Contender(partial(server.prefill, tokens), prepare=partial(server.rewind, 0))
+                for name, server in servers.items()
+            }
+            contenders |= _torch_contenders(variants, Step(tokens, 0), 1)
+            times = interleave(contenders, rounds=self._args.rounds)
         rates = {
             name: load.flops(tokens) / times[name] / 1e9
             for name, load in self._loads.items()

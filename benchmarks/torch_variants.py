@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import sys
+import time
 import warnings
 from collections.abc import Callable
 
@@ -14,6 +15,7 @@ from neo_edge_export.bench.torch_speed import Step, TorchDecoder, fastest_varian
 from neo_edge_export.reference import LanguageModel
 
 Run = Callable[[], Tensor]
+_HOPELESS = 3  # times as long as the fastest in float32
 
 
 class TorchVariants:
@@ -31,8 +33,9 @@ class TorchVariants:
         self._model, self._compiled = model, compiled
 
     def runners(self, step: Step) -> dict[str, Run]:
-        """By name; what does not run here is left out, and said on standard error."""
+        """By name; what does not run here, or far too slowly to matter, is left out, and said on standard error."""
         fastest = fastest_variant(self._model, step)
+        longest = _HOPELESS * _seconds(fastest.run)
         found: dict[str, Run] = {f"torch float32 ({fastest.name})": fastest.run}
         for name, model in self._models.items():
             decoder = TorchDecoder(model, "MKL", step)
@@ -44,9 +47,19 @@ class TorchVariants:
                 candidates[f"{name}, compiled"] = torch.compile(decoder.runner("SDPA"))
             for candidate, run in candidates.items():
                 try:
-                    run()
+                    run()  # the first time compiles and lays out
+                    seconds = _seconds(run)
                 except (RuntimeError, TypeError) as error:
                     print(f"{candidate} does not run: {str(error).splitlines()[0]}", file=sys.stderr)
+                    continue
+                if seconds > longest:
+                    print(f"{candidate} is left out: {seconds:.2f} s", file=sys.stderr)
                 else:
                     found[candidate] = run
         return found
+
+
+def _seconds(run: Run) -> float:
+    start = time.perf_counter()
+    run()
+    return time.perf_counter() - start
