@@ -31,7 +31,7 @@ EXPORT = "neo-edge export neo-ov-nano -o nano.bundle --precision fp32 --precisio
 """Makes the bundle that every page has."""
 
 _SKIP = re.compile(r"^\*Not run by the tests: (?P<reason>[^*]+)\.\*\n+(?=```)", re.MULTILINE)
-_COMMAND_TIMEOUT_S = 300  # the export, on a machine that does other work too
+_COMMAND_TIMEOUT_S = 900  # the export, on a machine that does other work too
 
 Run = Callable[[str], "subprocess.CompletedProcess[str]"]
 

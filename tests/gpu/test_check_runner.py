@@ -12,7 +12,7 @@ from check_runner import Part, Row, emit, run_parts, status_of, table
 OK = 'import json; print(json.dumps(dict(part="p", what="w", result="ok", detail="d")), flush=True); '
 
 
-def part(code: str, *, limit_s: float = 300, skip: str = "") -> Part:
+def part(code: str, *, limit_s: float = 900, skip: str = "") -> Part:
     return Part("p", limit_s, [sys.executable, "-c", code], skip)
 
 
@@ -46,7 +46,7 @@ time.sleep(1000)
         if len(rows) > 1:
             break
     assert [row.result for row in rows] == ["ok", "failed"]
-    pid, end = int(child.read_text()), time.monotonic() + 120
+    pid, end = int(child.read_text()), time.monotonic() + 300
     while alive(pid) and time.monotonic() < end:
         time.sleep(0.01)
     assert not alive(pid)

@@ -17,7 +17,7 @@ from neo_edge_runtime.live.feed_status import FeedStatus
 from neo_edge_runtime.live.source import FrameSource, TimedImage
 from neo_edge_runtime.video import Frame
 
-WAIT_S = 120.0  # what does not happen within so many seconds does not happen, however busy the machine is
+WAIT_S = 300.0  # what does not happen within so many seconds does not happen, however busy the machine is
 
 
 def grey(value: int = 0, size: tuple[int, int] = (8, 6)) -> np.ndarray:

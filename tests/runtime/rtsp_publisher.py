@@ -20,7 +20,7 @@ RATE = 20
 
 def main(address: str) -> None:
     for _ in range(1200):
-        file = av.open(address, "w", format="rtsp", options={"rtsp_transport": "tcp"}, timeout=60)
+        file = av.open(address, "w", format="rtsp", options={"rtsp_transport": "tcp"}, timeout=300)
         stream: Any = file.add_stream("libx264", rate=RATE)
         stream.width, stream.height, stream.pix_fmt = 96, 64, "yuv420p"
         stream.options = {"preset": "ultrafast", "tune": "zerolatency"}

@@ -192,7 +192,7 @@ class Terminal:
     def type(self, text: str) -> None:
         os.write(self._descriptor, text.encode())
 
-    def wait_for(self, text: str, *, seconds: float = 120) -> str:
+    def wait_for(self, text: str, *, seconds: float = 300) -> str:
         """Reads until the text comes; what came before it."""
         end = time.monotonic() + seconds
         while text not in self.shown:
@@ -203,7 +203,7 @@ class Terminal:
 
     def wait_for_more(self) -> None:
         """Reads until anything comes."""
-        end = time.monotonic() + 120
+        end = time.monotonic() + 300
         while not self.shown:
             assert time.monotonic() < end, "nothing came"
             self._read()
@@ -237,7 +237,7 @@ def terminal_chat(bundle: Path, *arguments: str) -> Iterator[Terminal]:
         os.execve(command[0], command, os.environ | {"TERM": "dumb", "INPUTRC": os.devnull})
     try:
         yield Terminal(descriptor)
-        end = time.monotonic() + 120
+        end = time.monotonic() + 300
         while not (done := os.waitpid(child, os.WNOHANG))[0]:
             assert time.monotonic() < end, "Ctrl-D does not end the chat"
             with suppress(OSError):  # the terminal ends with the program

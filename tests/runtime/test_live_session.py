@@ -29,7 +29,7 @@ SMALL = replace(get_protocol("edge"), min_pixels=32 * 32)
 PICTURE = np.random.default_rng(0).integers(0, 256, (32, 64, 3)).astype(np.uint8)
 SHORT = SamplingOptions(max_new_tokens=3)
 LONG = SamplingOptions(max_new_tokens=5000)
-GUARD_S = 60.0  # nothing here waits for long; a thread that still runs then hangs
+GUARD_S = 300.0  # nothing here waits for long; a thread that still runs then hangs
 
 
 @pytest.fixture

@@ -27,7 +27,7 @@ from neo_edge_runtime.video import Video, VideoWarning
 from neo_edge_runtime.video_limits import VideoLimits
 from neo_edge_runtime.video_reading import read_video
 
-GUARD_S = 120  # a call that takes longer hangs
+GUARD_S = 300  # a call that takes longer hangs
 PICTURES = [numbered_picture(number) for number in range(24)]
 FOUR = FrameSampling("count", frames=4)
 WHOLE = video(PICTURES)

@@ -15,7 +15,7 @@ SAMPLE = Path(__file__).parents[2] / "samples" / "ask.py"
 
 def ask(*arguments: str | Path, typed: str = "") -> subprocess.CompletedProcess[str]:
     command = [sys.executable, str(SAMPLE), *map(str, arguments)]
-    return subprocess.run(command, input=typed, capture_output=True, text=True, check=False, timeout=120)
+    return subprocess.run(command, input=typed, capture_output=True, text=True, check=False, timeout=600)
 
 
 def test_a_second_question_keeps_the_picture(nano_bundle: Path, tmp_path: Path) -> None:

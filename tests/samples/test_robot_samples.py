@@ -39,7 +39,7 @@ def sample(name: str) -> ModuleType:
 
 def run(name: str, *arguments: str | Path) -> subprocess.CompletedProcess[str]:
     command = [sys.executable, str(SAMPLES / f"{name}.py"), *map(str, arguments)]
-    return subprocess.run(command, capture_output=True, text=True, check=False, timeout=120)
+    return subprocess.run(command, capture_output=True, text=True, check=False, timeout=600)
 
 
 @pytest.fixture(scope="module")
@@ -192,7 +192,7 @@ def test_the_web_service_answers_and_says_what_is_wrong(model: neo_edge.Model, t
         address = f"http://127.0.0.1:{server.server_port}/?question=" + urllib.request.quote(scene.prompt)
         request = urllib.request.Request(address, data, headers or {}, method="POST")
         try:
-            with urllib.request.urlopen(request, timeout=60) as reply:
+            with urllib.request.urlopen(request, timeout=600) as reply:
                 return reply.status, json.load(reply)
         except urllib.error.HTTPError as error:
             with error:
@@ -212,7 +212,7 @@ def test_the_web_service_answers_and_says_what_is_wrong(model: neo_edge.Model, t
         assert (status, "'many'" in reply["error"]) == (400, True)
     finally:
         server.shutdown()
-        thread.join(30)
+        thread.join()
         server.server_close()
 
 
