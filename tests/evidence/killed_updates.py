@@ -16,6 +16,7 @@ import tempfile
 from collections import Counter
 from pathlib import Path
 
+from bundle_leftovers import leftovers
 from command_line import command, neo_edge
 from killing import Ended, kills, run_program
 
@@ -120,11 +121,7 @@ def _statistics_faults(bundle: Path, wanted: bytes) -> list[str]:
 
 
 def _more_files(bundle: Path) -> list[str]:
-    there = {path.relative_to(bundle).as_posix() for path in bundle.rglob("*") if path.is_file()}
-    more = there - {"bundle.json", *verify_bundle(bundle).manifest.files} | {
-        name for name in os.listdir(bundle) if name.startswith(".")
-    }
-    return [f"{name} was left" for name in sorted(more)]
+    return [f"{name} was left" for name in leftovers(bundle)]
 
 
 if __name__ == "__main__":

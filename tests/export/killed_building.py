@@ -6,10 +6,11 @@ from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 
+from bundle_leftovers import leftovers
 from fake_tensorrt import H100, fake_installed
 from killing import kills, run_function
 
-from neo_edge.bundle import verify_bundle
+from neo_edge.bundle import open_bundle
 from neo_edge_export.tensorrt.engine_builder import BuildRequest, build_engines
 
 
@@ -28,10 +29,8 @@ def killed_building(bundle: Path, count: int, seed: int) -> list[Left]:
     whole = run_function(work).length
     found = []
     for _, ended in kills(partial(run_function, work), whole, count, seed):
-        manifest = verify_bundle(bundle).manifest
-        there = {path.relative_to(bundle).as_posix() for path in bundle.rglob("*") if path.is_file()}
-        half_made = there != {"bundle.json", *manifest.files} or any(bundle.glob(".*"))
-        found.append(Left(ended.finished, list(manifest.engines), half_made))
+        manifest = open_bundle(bundle).manifest
+        found.append(Left(ended.finished, list(manifest.engines), bool(leftovers(bundle))))
     run_function(work)
     return found
 

@@ -2,15 +2,15 @@
 
 from __future__ import annotations
 
-import os
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 
+from bundle_leftovers import leftovers
 from killing import kills, run_function
 
 import neo_edge
-from neo_edge.bundle import open_bundle, verify_bundle
+from neo_edge.bundle import open_bundle
 from neo_edge_export.quantization.quantize import QuantizeOptions, quantize
 from neo_edge_export.quantization.recipe import LayerRule, Recipe
 
@@ -31,19 +31,12 @@ def killed_quantizing(bundle: Path, count: int, seed: int) -> list[Left]:
     whole = run_function(partial(_quantize, bundle)).length
     found = []
     for _, ended in kills(lambda calls: run_function(partial(_quantize, bundle), calls), whole, count, seed):
-        manifest = verify_bundle(bundle).manifest
+        manifest = open_bundle(bundle).manifest
         neo_edge.load(bundle, variant=RECIPE.name, threads=1).close()
-        found.append(Left(ended.finished, list(manifest.variants), _more(bundle)))
+        found.append(Left(ended.finished, list(manifest.variants), bool(leftovers(bundle))))
     run_function(partial(_quantize, bundle))
     return found
 
 
 def _quantize(bundle: Path) -> None:
     quantize(open_bundle(bundle), RECIPE, None, QuantizeOptions(overwrite=True))
-
-
-def _more(bundle: Path) -> bool:
-    there = {path.relative_to(bundle).as_posix() for path in bundle.rglob("*") if path.is_file()}
-    return there != {"bundle.json", *verify_bundle(bundle).manifest.files} or any(
-        name.startswith(".") for name in os.listdir(bundle)
-    )
