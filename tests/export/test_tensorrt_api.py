@@ -90,11 +90,6 @@ def test_a_tensorrt_that_is_too_old_is_refused(backend: EngineBackend, version: 
         find_tensorrt(backend, importer(tensorrt=version, tensorrt_rtx=version))
 
 
-@pytest.mark.parametrize("version", ["10.3.0", "10.13.3.9", "10.16.1.11", "11.4.0.106"])
-def test_every_tensorrt_from_10_3_on_builds_the_portable_graphs(version: str) -> None:
-    assert find_tensorrt("tensorrt", importer(tensorrt=version)).ops == "portable"
-
-
 def test_tensorrt_builds_for_the_gpu_that_is_here() -> None:
     installed, _ = fake_installed()
     target = choose_target(installed, None, H100)

@@ -146,7 +146,8 @@ def test_a_gpu_that_tensorrt_rtx_does_not_build_for_is_refused(root: Path, capab
     [
         (
             {"variant": "fp16"},
-            "the variant fp16 has modern operators and engines are built from portable ones",
+            "the variant fp16 has modern operators and engines are built from portable ones "
+            r"\(a cache updated in place has a fixed length",
         ),
         (
             {"precision": "int4"},

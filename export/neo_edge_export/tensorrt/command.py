@@ -114,6 +114,8 @@ def _to_json(result: BuildResult) -> dict[str, object]:
         "folder": f"engines/{result.name}",
         "built": result.built,
         "why": result.why,
+        "ops": result.bundle.variant(result.engines.key.variant).ops,
+        "why_ops": result.why_ops,
         "build_s": round(result.build_s, 3),
         "removed": list(result.removed),
         "engines": asdict(result.engines),
@@ -129,6 +131,7 @@ def _print(result: BuildResult) -> None:
     sizes = ", ".join(f"{part} {show_bytes(size)}" for part, size in _plan_bytes(result).items())
     rows = {
         "engines": sizes,
+        "operators": f"{result.bundle.variant(key.variant).ops}: {result.why_ops}",
         "of": f"variant {key.variant}, {key.backend} {key.version}, compute capability {key.compute_capability}",
         "take up to": f"{limits.max_context} tokens of context, {limits.max_chunk} of a prefill or a picture, "
         f"{limits.max_batch} sequences",

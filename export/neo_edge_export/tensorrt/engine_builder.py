@@ -53,6 +53,7 @@ class BuildResult:
     engines: EngineSet
     built: bool  # False: they were there
     why: str  # it was built
+    why_ops: str  # the variant has its profile of operators
     removed: tuple[str, ...]  # folders of engines that served nothing any more
     estimate: BuildEstimate
     build_s: float
@@ -87,7 +88,7 @@ def build_engines(
     found = find_engines(bundle.manifest, key)
     why = _why(bundle, found, overwrite=request.overwrite)
     if found is not None and not why:
-        return BuildResult(bundle, _folder(found), found, False, "", (), estimate, 0.0)
+        return BuildResult(bundle, _folder(found), found, False, "", installed.why_ops, (), estimate, 0.0)
     _require_memory(estimate, request, target)
     started = time.monotonic()
     with BundleUpdate(bundle) as update:
@@ -114,7 +115,15 @@ def build_engines(
             )
         )
     return BuildResult(
-        changed, name, engines, True, why or "none were there", removed, estimate, time.monotonic() - started
+        bundle=changed,
+        name=name,
+        engines=engines,
+        built=True,
+        why=why or "none were there",
+        why_ops=installed.why_ops,
+        removed=removed,
+        estimate=estimate,
+        build_s=time.monotonic() - started,
     )
 
 
@@ -131,8 +140,8 @@ def choose_variant(bundle: Bundle, request: BuildRequest, installed: Installed) 
         ops = bundle.variant(request.variant).ops
         if ops != installed.ops:
             raise EngineBuildError(
-                f"the variant {request.variant} has {ops} operators and engines are built from {installed.ops} ones; "
-                f"the bundle has {there}: export with --ops {installed.ops}"
+                f"the variant {request.variant} has {ops} operators and engines are built from {installed.ops} ones "
+                f"({installed.why_ops}); the bundle has {there}: export with --ops {installed.ops}"
             )
         return request.variant
     for name, variant in variants.items():

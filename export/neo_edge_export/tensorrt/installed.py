@@ -36,6 +36,9 @@ class TensorRTRTX(TensorRT, Protocol):
     ComputeCapability: api.ComputeCapability
 
 
+_FIRST_CACHE_UPDATE = 10, 15  # the first that has INetworkDefinition.add_kv_cache_update
+
+
 @dataclass(frozen=True)
 class Installed:
     """An installed TensorRT that is new enough."""
@@ -46,11 +49,17 @@ class Installed:
 
     @property
     def ops(self) -> OpsProfile:
-        """Which of the two graph profiles it builds.
-
-        The portable one everywhere: `docs/tensorrt.md` says what keeps the modern one from building.
-        """
+        """Which of the two graph profiles it builds: the portable one everywhere, for the reason in `why_ops`."""
         return "portable"
+
+    @property
+    def why_ops(self) -> str:
+        """What keeps this version from building the modern graphs; `docs/tensorrt.md` has what was tried."""
+        if self.backend == "tensorrt" and _numbers(self.version) < _FIRST_CACHE_UPDATE:
+            return "TensorRT before 10.15 updates no cache in place"
+        return (
+            "a cache updated in place has a fixed length, and every step would attend to all of --max-context"
+        )
 
     @property
     def rtx(self) -> TensorRTRTX | None:
@@ -66,6 +75,11 @@ class Installed:
     def has_progress_monitor(self) -> bool:
         """Some builds of the bindings leave it out."""
         return hasattr(self.module, "IProgressMonitor")
+
+
+def _numbers(version: str) -> tuple[int, int]:
+    major, minor = version.split(".")[:2]
+    return int(major), int(minor)
 
 
 def find_tensorrt(

@@ -41,7 +41,7 @@ class BenchReport:
             f"{', mapped from the prepacked cache' if self.prepacked else ''}"
         )
         if figures.peak_device_bytes is not None:
-            yield f"peak device memory {show_bytes(figures.peak_device_bytes)}"
+            yield f"peak device memory {show_bytes(figures.peak_device_bytes)}, of all programs since the start"
         if figures.matrix_rate is not None:
             yield f"large matrix products: {figures.matrix_rate / 1e12:.1f} TFLOP/s"
         for name, rates in figures.bandwidth.items():

@@ -82,7 +82,7 @@ class TrtDecoderState:
             return Likeliest(np.concatenate(tokens, axis=1), all(bool(piece[:, 1].all()) for piece in found))
 
     def run_candidates(self, inputs: DecoderInputs, temperature: float) -> Candidates:
-        """As `run`, with the largest logits found on the device: 12 KiB come back, not 4 bytes a logit."""
+        """As `run`, with the largest logits found on the device: 8 KiB come back, not 4 bytes a logit."""
         with self._decoder.alone():
             self._require(inputs)
             if not _is_decode(inputs) or len(inputs.write_index) != 1:
