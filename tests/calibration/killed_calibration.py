@@ -48,7 +48,7 @@ def _calibrate(bundle: Path) -> None:
 
 def _never_finish(bundle: Path) -> None:
     """Its killer may be late."""
-    BundleUpdate.commit = lambda *_: time.sleep(1000)  # type: ignore[assignment,method-assign,return-value]
+    BundleUpdate.commit = lambda *_: time.sleep(1000)  # type: ignore[assignment, method-assign]
     _calibrate(bundle)
 
 

@@ -45,7 +45,7 @@ def test_a_value_outside_what_is_allowed_is_named(field: str, value: object) -> 
 
 
 def test_numpy_numbers_are_numbers() -> None:
-    options = SamplingOptions(temperature=np.float32(0.5), top_k=np.int64(3))  # type: ignore[arg-type]
+    options = SamplingOptions(temperature=np.float32(0.5), top_k=np.int64(3))
     assert not options.greedy
 
 

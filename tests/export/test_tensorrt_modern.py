@@ -35,7 +35,7 @@ FIXED = "a cache updated in place has a fixed length, and every step would atten
 def test_every_version_builds_the_portable_graphs_and_says_why(
     backend: EngineBackend, version: str, why: str
 ) -> None:
-    installed = Installed(backend, version, SimpleNamespace())  # type: ignore[arg-type]
+    installed = Installed(backend, version, SimpleNamespace())
     assert (installed.ops, installed.why_ops) == ("portable", why)
 
 

@@ -20,7 +20,7 @@ from neo_edge_runtime.tensorrt.installed import Installed
 
 LIMITS = EngineLimits(max_context=1024, max_chunk=512, max_batch=3, max_logits_rows=16, max_patches=256)
 DRIVER = NvidiaDriver("580.65", "13.0", (NvidiaDevice("a GPU", 8 << 30, "8.6"),))
-RTX = Installed("tensorrt-rtx", "1.7.1", SimpleNamespace())  # type: ignore[arg-type]
+RTX = Installed("tensorrt-rtx", "1.7.1", SimpleNamespace())
 
 
 def engine_key(bundle: Bundle, variant: str, **changes: Any) -> EngineKey:

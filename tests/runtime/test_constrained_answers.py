@@ -216,7 +216,7 @@ def test_a_beginning_is_no_json_even_where_it_reads_as_some(reason: StopReason) 
 
 def test_json_is_read_from_any_whole_answer_and_words_are_none() -> None:
     for reason in ("eos", "complete", "stop_string"):
-        assert completion('{"a": [1, null]}', reason).json() == {"a": [1, None]}  # type: ignore[arg-type]
+        assert completion('{"a": [1, null]}', reason).json() == {"a": [1, None]}
     with pytest.raises(
         AnswerError, match=r"the answer 'It is red.' is no JSON .*: ask with constraint=JsonSchema"
     ):

@@ -124,7 +124,7 @@ def test_an_array_of_another_shape_or_type_is_refused(pixels: np.ndarray) -> Non
 
 def test_a_model_on_the_host_says_that_the_frame_is_on_a_gpu() -> None:
     with pytest.raises(ImageError, match="the DlpackArray lies on a GPU, and this model runs elsewhere"):
-        load_image(DlpackArray(np.zeros((4, 6, 3), np.uint8)))  # type: ignore[arg-type]
+        load_image(DlpackArray(np.zeros((4, 6, 3), np.uint8)))
 
 
 @pytest.fixture
@@ -179,10 +179,10 @@ def test_a_frame_elsewhere_or_too_large_or_without_programs_is_refused(
 ) -> None:
     backend, elsewhere = model._backend, HostDevice()
     pixels = np.zeros((64, 64, 3), np.uint8)
-    (far,) = model._prompts.size([CudaArray(elsewhere, pixels)])  # type: ignore[list-item]
+    (far,) = model._prompts.size([CudaArray(elsewhere, pixels)])
     with pytest.raises(ImageError, match="the frame does not lie on the host, where the model runs"):
         encode_images(backend, [far])
-    (near,) = model._prompts.size([CudaArray(fakes.device, pixels)])  # type: ignore[list-item]
+    (near,) = model._prompts.size([CudaArray(fakes.device, pixels)])
     large = SizedImage(near.pixels, replace(near.grid, rows=18, cols=18), near.frame)
     with pytest.raises(
         ImageError, match=r"the frame gives 324 patches and the vision engine takes 256 at once: .*"

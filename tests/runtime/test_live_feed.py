@@ -343,7 +343,7 @@ def test_a_policy_and_a_source_refuse_what_does_not_fit_them(tmp_path: Path) -> 
         {"longest_wait_s": float("inf")},
     ):
         with pytest.raises(InputError, match="at least 1|must be above 0"):
-            Reconnect(**wrong)  # type: ignore[arg-type]
+            Reconnect(**wrong)
     (tmp_path / "clip.mp4").write_bytes(b"x")
     for source, arguments, words in (
         ("/dev/video0", {"rate_hz": 5.0}, "leave it out"),
@@ -355,7 +355,7 @@ def test_a_policy_and_a_source_refuse_what_does_not_fit_them(tmp_path: Path) -> 
         ("rtsp://camera", {"open_timeout_s": 0.0}, "a number of seconds above 0"),
     ):
         with pytest.raises(InputError, match=words):
-            open_source(source, **arguments)  # type: ignore[arg-type]
+            open_source(source, **arguments)
 
 
 def test_a_live_session_gets_its_frames_and_skips_those_between(

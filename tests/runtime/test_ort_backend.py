@@ -313,9 +313,9 @@ def test_a_closed_sessions_pages_go_back_to_the_system(backend: OrtBackend) -> N
     mapped = pages.obj if isinstance(pages, memoryview) else pages
     session.close()
     with pytest.raises(BufferError):
-        mapped.close()  # type: ignore[union-attr]
+        mapped.close()
     del array, pages
-    mapped.close()  # type: ignore[union-attr]
+    mapped.close()
 
 
 def test_a_cache_that_the_system_cannot_give_is_refused_and_nothing_changes(

@@ -22,7 +22,7 @@ FOLDER = Path(tensorrt.__file__).parent
 
 
 def open_device(fake: FakeCuda, index: int = 0) -> CudaDevice:
-    return CudaDevice(index, cuda=CudaDriver("tensorrt", lambda *_, **__: fake))  # type: ignore[arg-type, return-value]
+    return CudaDevice(index, cuda=CudaDriver("tensorrt", lambda *_, **__: fake))  # type: ignore[arg-type]
 
 
 @pytest.fixture
