@@ -210,9 +210,11 @@ class Terminal:
 
     def type_until(self, keys: str, *texts: str) -> str:
         """What is typed while the prompt is being set up may be lost, so it is typed again; the text that came."""
-        for _ in range(30):
+        end = time.monotonic() + 300
+        while time.monotonic() < end:
             self.type(keys)
-            for _ in range(20):
+            again = time.monotonic() + 5
+            while time.monotonic() < again:
                 for text in texts:
                     if text in self.shown:
                         self.shown = self.shown.partition(text)[2]
@@ -262,8 +264,7 @@ def test_on_a_terminal_ctrl_c_stops_the_answer_and_keeps_the_chat(tiny_bundle: P
         chat.type_until("\x03", AT_THE_PROMPT)
         for _ in range(20):
             chat.type_until("/reset\n", "(forgotten)")
-            chat.type("hello there\n")
-            chat.wait_for("hello there\r\n")
+            chat.type_until("hello there\n", "hello there\r\n")
             chat.wait_for_more()  # the answer has begun, or the terminal has said twice what was typed
             if chat.type_until("\x03", "cancelled", AT_THE_PROMPT) == "cancelled":
                 break
