@@ -5,6 +5,7 @@
 Subscribes to `image` (sensor_msgs/Image) and `question` (std_msgs/String), and publishes `answer` (std_msgs/String).
 """
 
+# ROS brings its own packages.
 # pyright: reportMissingImports=false
 from __future__ import annotations
 

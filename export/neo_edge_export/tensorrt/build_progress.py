@@ -68,7 +68,7 @@ def _monitor(module: TensorRT, bar: Progress[int], cancellation: Cancellation) -
     base: type = module.IProgressMonitor
 
     # An exception must not leave these: C++ calls them.
-    class Monitor(base):  # type: ignore[misc]
+    class Monitor(base):  # type: ignore[misc] # known where TensorRT is imported
         def phase_start(self, phase_name: str, parent_phase: str | None, num_steps: int) -> None:
             with lock:
                 tree.start(phase_name, parent_phase, num_steps)

@@ -43,7 +43,7 @@ def _logger(module: LoggingModule, kept: TensorRtLog) -> api.ILogger:
     base: type = module.ILogger
     errors = (module.ILogger.INTERNAL_ERROR, module.ILogger.ERROR)
 
-    class Logger(base):  # type: ignore[misc]
+    class Logger(base):  # type: ignore[misc] # known where TensorRT is imported
         def log(self, severity: object, msg: str) -> None:
             if severity in errors:
                 kept.add(msg, is_error=True)
