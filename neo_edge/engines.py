@@ -56,6 +56,7 @@ class EngineKey:
     graph_digest: str  # `graph_digest` of that variant
     limits: EngineLimits
     driver: str | None = None  # NVIDIA driver that tactics were timed under; None: built ahead of time
+    workspace_bytes: int | None = None  # most scratch of one layer, which leaves tactics out; None: no limit
 
     @property
     def name(self) -> str:
@@ -124,6 +125,7 @@ def _engine_set(raw: Fields) -> EngineSet:
             graph_digest=key.string("graph_digest"),
             limits=largest,
             driver=key.optional_string("driver"),
+            workspace_bytes=key.optional_integer("workspace_bytes"),
         ),
         vision=raw.path("vision"),
         decoder=raw.path("decoder"),

@@ -91,6 +91,11 @@ class Fields:
     def integer(self, field: str) -> int:
         return self._count(field, self._get(field))
 
+    def optional_integer(self, field: str) -> int | None:
+        """None where it is null or missing."""
+        self._used.add(field)
+        return None if self._raw.get(field) is None else self.integer(field)
+
     def integers(self, field: str, *, count: int | None = None) -> tuple[int, ...]:
         value = self._get(field)
         if not isinstance(value, list) or count not in (None, len(value)):

@@ -46,6 +46,7 @@ def other_values(key: EngineKey) -> dict[str, EngineKey]:
         "graph_digest": replace(key, graph_digest="0" * 64),
         "limits": replace(key, limits=replace(LIMITS, max_context=65)),
         "driver": replace(key, driver="580.1"),
+        "workspace_bytes": replace(key, workspace_bytes=1 << 30),
     }
 
 
@@ -74,6 +75,16 @@ def test_a_manifest_with_engines_reads_back_equal(built: Bundle) -> None:
         for name, engines in built.manifest.engines.items()
     }
     changed = replace(built.manifest, engines=with_cache)
+    assert parse_manifest(changed.to_json()) == changed
+
+
+def test_a_key_that_says_nothing_of_a_workspace_had_no_limit(built: Bundle, key: EngineKey) -> None:
+    raw = json.loads(built.manifest.to_json())
+    for engines in raw["engines"].values():
+        assert engines["key"].pop("workspace_bytes") is None
+    assert parse_manifest(json.dumps(raw)) == built.manifest
+    limited = {"any": replace(engine_set(key), key=replace(key, workspace_bytes=1 << 30))}
+    changed = replace(built.manifest, engines=limited)
     assert parse_manifest(changed.to_json()) == changed
 
 

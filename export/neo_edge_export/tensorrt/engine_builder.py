@@ -99,7 +99,7 @@ def build_engines(
         require_sound_variant(bundle, key.variant, token_table=False)
         update.require_space(estimate.plan_files)
         name = _fresh_name(bundle.manifest, key.name)
-        engines = _write_engines(bundle, key, request, installed, target, update.directory, name)
+        engines = _write_engines(bundle, key, installed, target, update.directory, name)
         removed = tuple(
             other
             for other, there in bundle.manifest.engines.items()
@@ -164,6 +164,7 @@ def _key(bundle: Bundle, request: BuildRequest, installed: Installed, target: Ta
         graph_digest=graph_digest(bundle.manifest, bundle.variant(variant)),
         limits=engine_limits(bundle.manifest, request),
         driver=target.driver,
+        workspace_bytes=request.workspace_bytes,
     )
 
 
@@ -202,7 +203,6 @@ def _require_memory(estimate: BuildEstimate, request: BuildRequest, target: Targ
 def _write_engines(
     bundle: Bundle,
     key: EngineKey,
-    request: BuildRequest,
     installed: Installed,
     target: Target,
     staging: Path,
@@ -214,9 +214,7 @@ def _write_engines(
     caches = _timing_caches(bundle, key)
     described: dict[str, object] = {}
     for part in _PARTS:
-        options = BuildOptions(
-            key.compute_capability, request.workspace_bytes, target.device is not None, caches
-        )
+        options = BuildOptions(key.compute_capability, key.workspace_bytes, target.device is not None, caches)
         graph = bundle.path(_graph(bundle.variant(key.variant), part))
         plan = build_plan(installed, graph, ranges[part], options)
         _write(staging / folder / f"{part}.plan", memoryview(plan.buffer))
