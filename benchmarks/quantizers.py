@@ -81,7 +81,7 @@ def main() -> int:
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("part", nargs="?", choices=("accuracy", "speed"), help="alone (default: both)")
-    parser.add_argument("--count", type=int, default=100, help="scenes of each of 15 families (default 100)")
+    parser.add_argument("--count", type=int, default=75, help="scenes of each of 15 families (default 75)")
     parser.add_argument(
         "--samples",
         type=int,
