@@ -22,6 +22,11 @@ import numpy as np
 import pytest
 from hypothesis import HealthCheck, settings
 
+from neo_edge import progress
+
+# A line every ten seconds would tell tests that compare what is said how busy the machine is.
+progress._LINE_EVERY_S = float("inf")
+
 settings.register_profile(
     "repeatable",
     deadline=None,

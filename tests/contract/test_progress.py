@@ -4,6 +4,7 @@ import io
 
 import pytest
 
+from neo_edge import progress as progress_module
 from neo_edge.progress import progress
 
 
@@ -16,6 +17,13 @@ def test_a_log_gets_one_plain_line_at_the_end_of_quick_work() -> None:
     log = io.StringIO()
     assert list(progress(["a", "b"], "streaming", "tensors", stream=log)) == ["a", "b"]
     assert log.getvalue() == "streaming: 2/2 tensors\n"
+
+
+def test_long_work_says_in_a_log_how_far_it_is(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(progress_module, "_LINE_EVERY_S", 0.0)
+    log = io.StringIO()
+    assert list(progress(["a", "b"], "streaming", "tensors", stream=log)) == ["a", "b"]
+    assert log.getvalue() == "streaming: 1/2 tensors\nstreaming: 2/2 tensors\n"
 
 
 def test_a_generator_has_no_total() -> None:

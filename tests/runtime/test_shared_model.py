@@ -18,7 +18,7 @@ from neo_edge_runtime import Model
 from neo_edge_runtime.memory import MemoryBudget
 
 FEW = SamplingOptions(max_new_tokens=3)
-LIMIT_BYTES = 600_000  # one sequence's cache of 256 tokens and its scratch, and not two
+LIMIT_BYTES = 600_000  # one sequence's cache of 128 tokens and its scratch, and not two
 
 
 class PausingBackend(NumpyBackend):
@@ -30,7 +30,7 @@ class PausingBackend(NumpyBackend):
 
     def new_state(self, *, batch: int, capacity: int) -> NumpyState:
         self.inside.set()
-        assert self.go.wait(20)
+        assert self.go.wait(300)
         return super().new_state(batch=batch, capacity=capacity)
 
 
@@ -51,7 +51,7 @@ def test_of_two_threads_only_one_is_admitted_to_memory_for_one(
     with ThreadPoolExecutor(1) as pool:
         first = pool.submit(ask, model)
         try:
-            assert backend.inside.wait(20)  # it is admitted, and has allocated nothing
+            assert backend.inside.wait(300)  # it is admitted, and has allocated nothing
             with pytest.raises(MemoryBudgetError, match="beside 0.0 MiB .* MiB that other runs may take"):
                 second(model)
         finally:
@@ -80,7 +80,7 @@ def test_threads_that_start_at_once_are_never_promised_more_than_the_limit(token
     at_once = threading.Barrier(6)
 
     def ask_at_once(_: int) -> int | MemoryBudgetError:
-        at_once.wait(20)
+        at_once.wait(300)
         try:
             return ask(model)
         except MemoryBudgetError as error:
