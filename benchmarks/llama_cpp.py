@@ -37,7 +37,7 @@ from llama_server import (
 from peer_environment import PEERS
 from plain_model import plain_widths, plainly_rounded
 from qwen3_gguf import product_shapes
-from speed_harness import SpeedBundle, make_speed_bundle, neo_edge
+from speed_harness import BareMatMuls, SpeedBundle, make_speed_bundle, neo_edge
 from torch_variants import TorchVariants
 
 from neo_edge.bundle import Bundle, open_bundle
@@ -52,6 +52,7 @@ from neo_edge_runtime.bench.prompts import text_prompt
 from neo_edge_runtime.bench.timing import Contender, Seconds, interleave
 from neo_edge_runtime.kv_cache import cache_bytes
 from neo_edge_runtime.ort_backend import OrtBackend
+from neo_edge_runtime.prepacked_build import build_prepacked
 from neo_edge_runtime.processors import usable_physical_cores
 from neo_edge_runtime.session import Session
 
@@ -126,20 +127,20 @@ class _Comparison:
                 one.name: opened.enter_context(LlamaServer(self._files[one], threads)) for one in FORMATS
             }
             print(f"\nllama-cpp-python 0.3.36, {next(iter(servers.values())).system}")
-            backends = {
-                name: OrtBackend(self._bundle, name, threads=threads, prepacked="build")
-                for name in (*OURS, HEAD_TOO)
-            }
-            for backend in backends.values():
-                opened.callback(backend.close)
+            backends, products = {}, {}
+            for name in (*OURS, HEAD_TOO):
+                backends[name] = OrtBackend(self._bundle, name, threads=threads, prepacked="build")
+                opened.callback(backends[name].close)
+                decoder = build_prepacked(self._bundle, name).decoder
+                products[name] = BareMatMuls(decoder, threads, self._folder, prepacked=True)
             variants = (
                 None
                 if self._args.no_torch
                 else TorchVariants(self._made.reference, compiled=self._args.compile)
             )
             os.sync()
-            passed = [self._decode(servers, backends, variants)]
-            passed += [self._prefill(servers, backends, variants, tokens) for tokens in PREFILLS]
+            passed = [self._decode(servers, backends, products, variants)]
+            passed += [self._prefill(servers, backends, products, variants, tokens) for tokens in PREFILLS]
         return all(passed)
 
     def _all_loads(self, config: DecoderConfig) -> dict[str, Load]:
@@ -166,6 +167,7 @@ class _Comparison:
         self,
         servers: Mapping[str, LlamaServer],
         backends: Mapping[str, OrtBackend],
+        products: Mapping[str, BareMatMuls],
         variants: TorchVariants | None,
     ) -> bool:
         contenders: dict[str, Contender] = {}
@@ -187,9 +189,10 @@ class _Comparison:
                 server.prefill(2 * PAST)
                 contenders[name] = Contender(partial(server.decode, PAST), 5, partial(server.rewind, PAST))
             contenders |= _torch_contenders(variants, Step(1, PAST), 3)
+            alone = _alone(products, 1)
             buffer = WiderReadBuffer(self._args.threads, folder=self._folder)
             readers = {name: Contender(read) for name, read in buffer.readers.items()}
-            times = interleave(contenders | readers, rounds=self._args.rounds)
+            times = interleave(contenders | alone | readers, rounds=self._args.rounds)
         reads = buffer.bandwidth({name: times[name] for name in readers})
         best, rate = next(iter(reads.items()))
         print(f"\ndecode behind {PAST} tokens; the machine reads {np.median(rate) / 1e9:.1f} GB/s ({best})\n")
@@ -230,6 +233,13 @@ class _Comparison:
             ),
         ]
         _verdict(f"{HEAD_TOO}, the same", _ratio(per_weight, HEAD_TOO, quickest), most=1)
+        for name in products:
+            spent = times[_products_of(name)]
+            share = self._loads[name].weight_bytes / spent / rate
+            print(
+                f"  {name}: its products alone take {1e3 * np.median(spent):.2f} ms, "
+                f"{np.median(spent / times[name]):.2f} of the step, and read at {np.median(share):.3f} of the bandwidth"
+            )
         _print_torch(times, [name for name in contenders if name.startswith("torch")])
         return all(passed)
 
@@ -237,6 +247,7 @@ class _Comparison:
         self,
         servers: Mapping[str, LlamaServer],
         backends: Mapping[str, OrtBackend],
+        products: Mapping[str, BareMatMuls],
         variants: TorchVariants | None,
         tokens: int,
     ) -> bool:
@@ -255,7 +266,7 @@ class _Comparison:
                 for name, server in servers.items()
             }
             contenders |= _torch_contenders(variants, Step(tokens, 0), 1)
-            times = interleave(contenders, rounds=self._args.rounds)
+            times = interleave(contenders | _alone(products, tokens), rounds=self._args.rounds)
         rates = {
             name: load.flops(tokens) / times[name] / 1e9
             for name, load in self._loads.items()
@@ -273,6 +284,13 @@ class _Comparison:
         )
         best = max((name for name in rates if name.startswith(FOUR)), key=lambda name: np.median(rates[name]))
         print(f"  int4, rate over {best}'s: {float(np.median(rates['int4'] / rates[best])):.2f}")
+        for name in products:
+            spent = times[_products_of(name)]
+            alone = np.median(self._loads[name].flops(tokens) / spent / 1e9)
+            print(
+                f"  {name}: its products alone take {1e3 * np.median(spent):.0f} ms, "
+                f"{np.median(spent / times[name]):.2f} of the prefill, {alone:.0f} GFLOP/s"
+            )
         _print_torch(times, [name for name in contenders if name.startswith("torch")])
         return passed
 
@@ -287,6 +305,16 @@ def _quantized(bundle: Bundle, folder: Path) -> Bundle:
         path.write_text(json.dumps(recipe), encoding="utf-8")
         neo_edge("quantize", bundle.root, "--recipe", path, "--data", "none", "--force")
     return open_bundle(bundle.root)
+
+
+def _alone(products: Mapping[str, BareMatMuls], rows: int) -> dict[str, Contender]:
+    """What ONNX Runtime's kernels take by themselves: the rest of a step is attention and small operators."""
+    repeats = 3 if rows == 1 else 1
+    return {_products_of(name): Contender(each.runner(rows), repeats) for name, each in products.items()}
+
+
+def _products_of(name: str) -> str:
+    return f"products of {name}"
 
 
 def _torch_contenders(variants: TorchVariants | None, step: Step, repeats: int) -> dict[str, Contender]:
