@@ -104,7 +104,7 @@ def test_while_memory_is_reclaimed_another_thread_may_close_a_session() -> None:
     def reclaim() -> None:
         closing = threading.Thread(target=lambda: budget.hold(-1))
         closing.start()
-        closing.join(10)
+        closing.join(300)
         assert not closing.is_alive()
 
     budget = MemoryBudget(reclaim=reclaim, free_device_bytes=lambda: 10)

@@ -153,15 +153,15 @@ def test_of_threads_that_ask_at_once_only_as_many_are_admitted_as_fit() -> None:
     admitted: list[int] = []
 
     def ask(turn: int) -> None:
-        at_once.wait(10)
+        at_once.wait(300)
         try:
             with budget.reserve(MemoryNeed(kv_cache=MIB), "a prompt") as reservation:
                 budget.hold(MIB, reservation)
                 admitted.append(turn)
-                at_once.wait(10)  # all have asked by now
+                at_once.wait(300)  # all have asked by now
                 budget.hold(-MIB)
         except MemoryBudgetError:
-            at_once.wait(10)
+            at_once.wait(300)
 
     switching = sys.getswitchinterval()
     sys.setswitchinterval(1e-6)
@@ -171,7 +171,7 @@ def test_of_threads_that_ask_at_once_only_as_many_are_admitted_as_fit() -> None:
             for worker in workers:
                 worker.start()
             for worker in workers:
-                worker.join(10)
+                worker.join(300)
     finally:
         sys.setswitchinterval(switching)
     assert Counter(admitted) == dict.fromkeys(range(rounds), fit)

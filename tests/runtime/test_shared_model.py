@@ -56,7 +56,7 @@ def test_of_two_threads_only_one_is_admitted_to_memory_for_one(
                 second(model)
         finally:
             backend.go.set()
-        assert first.result(20) == 3
+        assert first.result(300) == 3
     assert ask(model) == 3
     assert (model._budget.held_bytes, model._budget.reserved_bytes) == (0, 0)
     assert all(state.closed for state in backend.states)
