@@ -15,13 +15,16 @@ if TYPE_CHECKING:
 
     from neo_edge.config import DecoderConfig
 
-BLOCK = 256  # tokens; capacities are multiples of it, since attention's cost follows the capacity
+BLOCK = 64  # tokens; capacities are multiples of it
+_ROOM = (
+    8  # a part of what is filled: attention's cost follows the capacity, and each growth copies what is there
+)
 
 
 def capacity_for(length: int, capacity: int, limit: int | None = None) -> int:
     """The capacity that holds `length` tokens, given the present one.
 
-    Doubles from `BLOCK` as it fills; a piece that needs more at once gets what it needs, in whole blocks.
+    There is room for an eighth more, and for a block at least.
 
     Args:
         length: tokens that must fit.
@@ -30,7 +33,7 @@ def capacity_for(length: int, capacity: int, limit: int | None = None) -> int:
     """
     if length <= capacity:
         return capacity
-    wanted = max(2 * capacity, -(-length // BLOCK) * BLOCK)
+    wanted = -(-(length + max(BLOCK, length // _ROOM)) // BLOCK) * BLOCK
     return wanted if limit is None else max(length, min(wanted, limit))
 
 

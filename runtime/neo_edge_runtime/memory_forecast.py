@@ -42,7 +42,7 @@ def forecast(
     Args:
         traits: the backend's.
         weights: bytes of the loaded weights.
-        context_tokens: tokens in the cache; its capacity grows in blocks and doubles, as a session's does.
+        context_tokens: tokens in the cache; its capacity has room for more, as a session's does.
         picture_tokens: visual tokens of the largest picture, at most a chunk's; fewer where the context is shorter.
 
     Raises:

@@ -29,7 +29,7 @@ if TYPE_CHECKING:
     _Array = npt.NDArray[np.generic]
 
 _INPUT_NAMES = tuple(field.name for field in fields(DecoderInputs))
-# Largest [B, heads, S, C] float32 scores whose scratch may stay: 16 heads of 1,024 tokens behind 4,096 are 0.3 GiB.
+# Largest [B, heads, S, C] float32 scores whose scratch may stay: 16 heads of 1,024 tokens behind 4,096 are 0.35 GiB.
 _KEPT_SCORES_BYTES = 2**29
 # After such a run the arena hands its scratch (attention scores, chiefly) back to the system.
 _SHRINK_ARENA = ("memory.enable_memory_arena_shrinkage", "cpu:0")

@@ -26,7 +26,7 @@ from neo_edge.tokens import SpecialTokens
 from neo_edge_runtime.batch_session import BatchSession
 from neo_edge_runtime.bench.device import describe_device
 from neo_edge_runtime.bench.timing import Contender, interleave, spread
-from neo_edge_runtime.kv_cache import BLOCK
+from neo_edge_runtime.kv_cache import capacity_for
 from neo_edge_runtime.ort_backend import OrtBackend
 from neo_edge_runtime.processors import usable_physical_cores
 from neo_edge_runtime.session import Session
@@ -35,7 +35,7 @@ sys.path.append(str(Path(__file__).parents[1] / "runtime"))
 from batch_mixes import MixedPrompt, padded_inputs
 
 BATCHES = (1, 2, 4, 8)
-CAPACITY = 2 * BLOCK
+CAPACITY = 512  # tokens that sessions and batches hold at most, so that their caches have room for no more
 REPEATS = 2  # steps of a contender in a round
 TOGETHER = 4  # prompts of a common prefill
 SHORT_PROMPTS = (16, 64, 256)  # tokens of each
@@ -74,8 +74,9 @@ def _make_bundle(folder: Path, widths: str) -> Bundle:
 def _decode(backend: OrtBackend, widths: str, rounds: int) -> bool:
     # Each step moves the batches on by a token, so that the last one fills the cache: unwritten pages would be fast.
     context = CAPACITY - (rounds + 1) * (1 + REPEATS)
-    assert context > CAPACITY - BLOCK, "fewer rounds fit into the last block"
+    assert context >= CAPACITY * 7 // 8, "so many rounds begin with a cache that is not nearly full"
     session = _prefilled(backend, context, seed=0)
+    assert session.capacity == CAPACITY
     start = session.checkpoint
     batches = {size: _batch(backend, context, size) for size in BATCHES}
     contenders = {
@@ -131,13 +132,13 @@ def _one_by_one(backend: OrtBackend, prompts: list[MixedPrompt]) -> None:
 
 
 def _together(backend: OrtBackend, prompts: list[MixedPrompt]) -> None:
-    state = backend.new_state(batch=len(prompts), capacity=max(BLOCK, len(prompts[0].ids)))
+    state = backend.new_state(batch=len(prompts), capacity=capacity_for(len(prompts[0].ids), 0))
     state.run(padded_inputs(backend, prompts, last_only=True))
     state.close()
 
 
 def _batch(backend: OrtBackend, context: int, size: int) -> BatchSession:
-    batch = BatchSession(backend, rows=size)
+    batch = BatchSession(backend, rows=size, max_context_tokens=CAPACITY)
     for row in range(size):
         with _prefilled(backend, context, seed=row) as session:
             batch.join(session)
@@ -157,7 +158,7 @@ def _move_a_row(batch: BatchSession) -> None:
 
 
 def _prefilled(backend: OrtBackend, size: int, seed: int) -> Session:
-    prompt, session = _prompt(backend, size, seed), Session(backend)
+    prompt, session = _prompt(backend, size, seed), Session(backend, max_context_tokens=CAPACITY)
     session.prefill(prompt.ids, prompt.layout)
     return session
 

@@ -73,7 +73,8 @@ def _decode(
     with Session(backend) as session, Session(plain) as beside:
         # The cache beyond the context holds numbers too: untouched pages are one shared page, and fast.
         for one in (session, beside):
-            made.prompt(2 * CONTEXT).append_to(one)
+            made.prompt(CONTEXT).append_to(one)
+            made.prompt(one.capacity - CONTEXT).append_to(one)
         context, capacity = session.checkpoint_at(CONTEXT), session.capacity
         contenders = {
             "ours": Contender(lambda: session.decode(7), 5, lambda: session.rewind(context)),

@@ -20,7 +20,7 @@ import numpy as np
 
 from neo_edge.checkpoint_presets import preset_config
 from neo_edge.config import load_config
-from neo_edge_runtime.kv_cache import HostCache, capacity_for
+from neo_edge_runtime.kv_cache import HostCache
 
 MODEL_LAYERS = 40
 FRAMES, FRAME_TOKENS, DROPPED = 64, 225 + 14, 8  # visual tokens and a timestamp; an eighth goes at once
@@ -36,7 +36,7 @@ def main() -> int:
         (Path(folder) / "config.json").write_text(json.dumps(preset_config("2b", layers=args.layers)))
         decoder = load_config(folder).decoder
     tokens = FRAMES * FRAME_TOKENS
-    cache = HostCache(decoder, batch=1, capacity=capacity_for(tokens, 0))
+    cache = HostCache(decoder, batch=1, capacity=tokens)
     arrays = [*cache.keys, *cache.values]
     copies = [np.ones_like(array) for array in arrays]
     for array in arrays:

@@ -122,11 +122,13 @@ def _speed(bundle: Bundle, variant: str, threads: int, rounds: int) -> bool:
     }
     assert backends["cache"].prepacked
     tokens = resolve_special_tokens(None, bundle.manifest.model)
-    context, prompt = (text_prompt(bundle.manifest.model, tokens, size) for size in (2 * CONTEXT, PREFILL))
+    context, prompt = (text_prompt(bundle.manifest.model, tokens, size) for size in (CONTEXT, PREFILL))
     steps, logits = {}, {}
     for name, backend in backends.items():
         session = Session(backend)
-        context.append_to(session)  # beyond the context, too: untouched pages of a cache are fast
+        context.append_to(session)
+        # Beyond the context, too: untouched pages of a cache are fast.
+        text_prompt(bundle.manifest.model, tokens, session.capacity - CONTEXT).append_to(session)
         start = session.checkpoint_at(CONTEXT)
         steps[name] = Contender(partial(session.decode, TOKEN), 5, partial(session.rewind, start))
         session.rewind(start)

@@ -76,7 +76,7 @@ def mix_differences(backend: Backend, tokens: SpecialTokens, seed: int) -> Diffe
 
 
 def random_prompt(backend: Backend, tokens: SpecialTokens, rng: np.random.Generator) -> MixedPrompt:
-    """Text with up to three pictures in it; one in eight is so long that the cache soon grows."""
+    """Text with up to three pictures in it; one in eight is so long that the cache grows for it."""
 
     def text(most: int) -> list[int]:
         ids: list[int] = rng.integers(0, tokens.img_context - 8, rng.integers(1, most)).tolist()

@@ -181,11 +181,11 @@ def test_a_bundle_without_a_tokenizer_takes_token_ids_only(backend: NumpyBackend
 def test_a_batch_too_large_for_the_memory_is_refused_with_the_numbers(
     backend: NumpyBackend, tokenizer: Tokenizer
 ) -> None:
-    model = Model(backend, tokens=TOKENS, tokenizer=tokenizer, memory_limit_bytes=1_500_000)
+    model = Model(backend, tokens=TOKENS, tokenizer=tokenizer, memory_limit_bytes=900_000)
     requests = [Request("hello", options=options()) for _ in range(6)]
     with pytest.raises(
         MemoryBudgetError,
-        match=r"request 0, in a batch of 6 of up to \d+ tokens: .*kv cache 2\.0 MiB.*smaller batch_size",
+        match=r"request 0, in a batch of 6 of up to \d+ tokens: .*kv cache 1\.0 MiB.*smaller batch_size",
     ):
         model.generate_batch(requests)
     assert backend.runs == backend.states == []
@@ -195,13 +195,15 @@ def test_a_batch_too_large_for_the_memory_is_refused_with_the_numbers(
 def test_a_request_that_finds_no_memory_waits_until_a_row_has_ended(
     backend: NumpyBackend, tokenizer: Tokenizer
 ) -> None:
-    # The three rows' caches, and one prefill beside them; as they grow, the fourth request's prefill has no room.
-    model = Model(backend, tokens=TOKENS, tokenizer=tokenizer, memory_limit_bytes=3_000_000)
-    lengths = (250, 2, 250, 3)
+    # The three rows' caches, and one prefill beside them. When the second row ends, they have grown from 128 places to
+    # 256, and the fourth request's prefill has no room.
+    model = Model(backend, tokens=TOKENS, tokenizer=tokenizer, memory_limit_bytes=1_200_000)
+    lengths = (200, 100, 200, 3)
     requests = [Request("x" * 30, options=options(max_new_tokens=length)) for length in lengths]
     found = model.generate_batch(requests, batch_size=3)
     assert [len(completion.token_ids) for completion in found] == list(lengths)
     assert {completion.stop_reason for completion in found} == {"max_tokens"}
+    assert backend.batches[-3:] == [1, 1, 1], "the fourth request ran alone: its prefill and two steps"
 
 
 def test_a_full_context_ends_its_row_only(
@@ -218,19 +220,19 @@ def test_a_full_context_ends_its_row_only(
     assert full.token_ids == ask_alone(model, requests[0]).token_ids
 
 
-@pytest.mark.parametrize(("others_tokens", "reason"), [(255, "context_full"), (250, "max_tokens")])
+@pytest.mark.parametrize(("others_tokens", "reason"), [(127, "context_full"), (122, "max_tokens")])
 def test_a_cache_that_may_not_grow_ends_the_row_that_needs_it_unless_another_has_left(
     backend: NumpyBackend, tokenizer: Tokenizer, others_tokens: int, reason: str
 ) -> None:
-    # 256 places of two rows take 576 KiB, and 512 of one as much.
-    model = Model(backend, tokens=TOKENS, tokenizer=tokenizer, memory_limit_bytes=1_150_000)
+    # 128 places of two rows take 288 KiB, and 256 of one as much.
+    model = Model(backend, tokens=TOKENS, tokenizer=tokenizer, memory_limit_bytes=575_000)
     requests = [
-        Request([1, 2, 3], options=options(max_new_tokens=300)),
+        Request([1, 2, 3], options=options(max_new_tokens=200)),
         Request([4], options=options(max_new_tokens=others_tokens)),
     ]
     first, other = model.generate_batch(requests)
     assert first.stop_reason == reason
-    assert len(first.token_ids) == (254 if reason == "context_full" else 300)
+    assert len(first.token_ids) == (126 if reason == "context_full" else 200)
     assert (other.stop_reason, len(other.token_ids)) == ("max_tokens", others_tokens)
     assert first.token_ids == ask_alone(model, requests[0]).token_ids[: len(first.token_ids)]
 

@@ -24,7 +24,7 @@ from neo_edge_runtime.ort_backend import OrtBackend
 from neo_edge_runtime.ort_decoder import OrtDecoderState
 
 TEXTS = ([1, 2, 3, 4, 5, 6], [7, 8], [9, 10, 11, 12])
-ROW_BYTES = 3 * 2 * 48 * 4 * 256  # 3 layers x 2 kv heads x (32 + 16) numbers x 4 bytes x 256 positions
+ROW_BYTES = 3 * 2 * 48 * 4 * 128  # 3 layers x 2 kv heads x (32 + 16) numbers x 4 bytes x 128 positions
 
 
 def session_of(backend: Backend, ids: list[int], budget: MemoryBudget | None = None) -> Session:
@@ -88,26 +88,28 @@ def test_a_place_that_gets_free_is_taken_without_moving_the_others(backend: Nump
 
 def test_the_cache_grows_for_all_when_the_longest_fills_it(backend: NumpyBackend) -> None:
     batch = BatchSession(backend, rows=3)
-    long = [5] * 255
-    rows = joined(batch, backend, long, TEXTS[0], TEXTS[1])
-    assert batch.capacity == 256
+    long = [5] * 127
+    rows = joined(batch, backend, TEXTS[0], long, TEXTS[1])
+    assert batch.capacity == 128, "the first one's room is enough for the long one"
     batch.decode(dict.fromkeys(rows, 20))
-    batch.leave(rows[1])
+    batch.leave(rows[0])
     batch.expect(2)
-    logits = batch.decode({rows[0]: 21, rows[2]: 22})
-    assert batch.capacity == 512
+    logits = batch.decode({rows[1]: 21, rows[2]: 22})
+    assert batch.capacity == 256
     state = next(state for state in backend.states if state.grown_to)
     assert state.keys.shape[1] == 2, "the cache of the row that left was not made larger"
     assert worst(logits[0], alone(backend, long, 20, 21)) <= 1e-5
     assert worst(logits[1], alone(backend, TEXTS[1], 20, 22)) <= 1e-5
 
 
-def test_a_prompt_that_fills_its_block_joins_with_room_for_the_next_token(backend: NumpyBackend) -> None:
-    batch = BatchSession(backend, rows=1)
-    (row,) = joined(batch, backend, [5] * 256)
-    assert batch.capacity == 512
-    batch.decode({row: 1})
-    assert not any(state.grown_to for state in backend.states)
+def test_a_prompt_that_fills_the_cache_joins_with_room_for_the_next_token(backend: NumpyBackend) -> None:
+    batch = BatchSession(backend, rows=2)
+    rows = joined(batch, backend, TEXTS[0])
+    assert batch.capacity == 128
+    rows += joined(batch, backend, [5] * 128)
+    assert batch.capacity == 256
+    batch.decode(dict.fromkeys(rows, 1))
+    assert [state.grown_to for state in backend.states if state.grown_to] == [[256]]
 
 
 def test_sessions_with_one_past_can_be_joined_too(backend: NumpyBackend) -> None:
@@ -143,12 +145,12 @@ def test_the_budget_holds_the_whole_cache_until_the_last_row_leaves(backend: Num
 def test_a_batch_that_does_not_fit_is_refused_with_the_numbers_and_nothing_allocated(
     backend: NumpyBackend,
 ) -> None:
-    batch = BatchSession(backend, rows=8, budget=MemoryBudget(2_000_000))
+    batch = BatchSession(backend, rows=8, budget=MemoryBudget(1_000_000))
     with (
         session_of(backend, TEXTS[0]) as session,
         pytest.raises(
             MemoryBudgetError,
-            match=r"a batch of 8 sequences of up to 256 tokens needs .*kv cache 2\.2 MiB.* allows 1\.9 MiB: pass a "
+            match=r"a batch of 8 sequences of up to 128 tokens needs .*kv cache 1\.1 MiB.* allows 1\.0 MiB: pass a "
             "smaller batch_size",
         ),
     ):
@@ -160,14 +162,14 @@ def test_a_batch_that_does_not_fit_is_refused_with_the_numbers_and_nothing_alloc
 def test_growth_beyond_the_memory_is_refused_and_the_shorter_ones_go_on(backend: NumpyBackend) -> None:
     budget = MemoryBudget(2 * ROW_BYTES + 100_000)
     batch = BatchSession(backend, rows=2, budget=budget)
-    full, short = joined(batch, backend, [5] * 254, TEXTS[1])
+    short, full = joined(batch, backend, TEXTS[1], [5] * 126)
     batch.decode({full: 1, short: 2})
     batch.decode({full: 1, short: 2})
-    with pytest.raises(MemoryBudgetError, match="up to 512 tokens"):
+    with pytest.raises(MemoryBudgetError, match="up to 256 tokens"):
         batch.reserve(full)
     with pytest.raises(MemoryBudgetError):
         batch.decode({full: 1, short: 2})
-    assert (full.length, short.length, batch.capacity) == (256, 4, 256)
+    assert (full.length, short.length, batch.capacity) == (128, 4, 128)
     batch.reserve(short)
     batch.leave(full)
     assert worst(batch.decode({short: 3})[0], alone(backend, TEXTS[1], 2, 2, 3)) <= 1e-5

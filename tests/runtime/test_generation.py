@@ -181,8 +181,8 @@ def test_a_full_context_ends_the_answer(
 
 
 def test_a_cache_that_may_not_grow_ends_the_answer(backend: NumpyBackend, tokenizer: Tokenizer) -> None:
-    # 256 places take 288 KiB, 512 twice that.
-    model = Model(backend, tokens=TOKENS, tokenizer=tokenizer, memory_limit_bytes=600_000)
+    # 256 places take 288 KiB, the 384 that would follow 432 KiB.
+    model = Model(backend, tokens=TOKENS, tokenizer=tokenizer, memory_limit_bytes=430_000)
     completion = model.generate("hello", options=options(max_new_tokens=400))
     assert completion.stop_reason == "context_full"
     assert completion.usage.prompt_tokens + completion.usage.completion_tokens == 257

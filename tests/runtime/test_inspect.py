@@ -61,7 +61,7 @@ def test_a_bundle_is_described_without_being_loaded(tiny_bundle: Path) -> None:
         assert variant.layer_precision == stored.layer_precision
         # 3 layers, 2 heads of 16 (keys twice as wide)
         assert variant.memory.kv_cache_per_token == 3 * 2 * 48 * (4 if variant.precision == "fp32" else 2)
-        assert variant.memory.kv_cache == 512 * variant.memory.kv_cache_per_token
+        assert variant.memory.kv_cache == 576 * variant.memory.kv_cache_per_token
 
 
 def test_a_checkpoint_says_what_its_exports_would_be(tiny_bundle: Path) -> None:

@@ -49,8 +49,8 @@ def test_chunks_cover_the_prompt_end_only_at_legal_places_and_are_short_where_im
 def test_capacities_grow_with_the_chunks() -> None:
     chunks = plan_prefill(laid_out([0] * 1000), chunk_tokens=300, start_length=0, capacity=0, max_tokens=None)
     assert [(chunk.start, chunk.end, chunk.capacity) for chunk in chunks] == [
-        (0, 300, 512),
-        (300, 600, 1024),
+        (0, 300, 384),
+        (300, 600, 704),
         (600, 900, 1024),
         (900, 1000, 1024),
     ]
@@ -70,20 +70,21 @@ def test_an_empty_piece_is_refused() -> None:
 @pytest.mark.parametrize(
     ("length", "capacity", "limit", "wanted"),
     [
-        (1, 0, None, 256),
-        (256, 0, None, 256),
-        (257, 256, None, 512),
-        (513, 512, None, 1024),
-        (1030, 0, None, 1280),
-        (1281, 1280, None, 2560),
-        (3000, 256, None, 3072),
+        (1, 0, None, 128),
+        (64, 0, None, 128),
+        (65, 0, None, 192),
+        (129, 128, None, 256),
+        (512, 0, None, 576),
+        (1024, 0, None, 1152),
+        (1153, 1152, None, 1344),
+        (8192, 0, None, 9216),
         (200, 256, None, 256),
         (257, 256, 300, 300),
         (5, 0, 10, 10),
         (300, 300, 300, 300),
     ],
 )
-def test_capacity_doubles_from_256_or_takes_what_is_needed_in_blocks(
+def test_there_is_room_for_an_eighth_more_in_whole_blocks(
     length: int, capacity: int, limit: int | None, wanted: int
 ) -> None:
     assert capacity_for(length, capacity, limit) == wanted

@@ -111,22 +111,24 @@ def test_forks_go_on_independently_and_equal_upstream(backend: NumpyBackend, gol
     assert decode_worst(fork, golden) <= ATOL
 
 
-def test_the_capacity_starts_at_256_and_doubles_when_it_is_full(backend: NumpyBackend) -> None:
+def test_the_capacity_leaves_room_and_grows_once_when_it_is_full(backend: NumpyBackend) -> None:
     session = Session(backend)
-    append_text(session, list(range(250)))
+    append_text(session, list(range(64)))
+    assert session.capacity == 128
+    append_text(session, list(range(64, 120)))
     for token in range(10):
         session.decode(token)
-    assert session.length == 260
-    assert session.capacity == 512
-    assert backend.states[0].grown_to == [512]
+    assert session.length == 130
+    assert session.capacity == 256
+    assert backend.states[0].grown_to == [256]
     whole = Session(backend)
-    ids = [*range(250), *range(9)]
+    ids = [*range(120), *range(9)]
     append_text(whole, ids)
     assert np.allclose(whole.decode(9), session_logits_after(session, 9), atol=1e-5)
 
 
 def session_logits_after(session: Session, token: int) -> np.ndarray:
-    session.rewind(session.checkpoint_at(259))
+    session.rewind(session.checkpoint_at(129))
     return session.decode(token)
 
 
@@ -159,7 +161,7 @@ def test_a_prompt_beyond_the_memory_limit_is_refused_with_the_numbers_and_nothin
     budget = MemoryBudget(limit_bytes=200_000)
     session = Session(backend, budget=budget)
     ids = list(range(200))
-    with pytest.raises(MemoryBudgetError, match=r"kv cache 0\.3 MiB.*memory_limit_bytes allows 0\.2 MiB"):
+    with pytest.raises(MemoryBudgetError, match=r"kv cache 0\.4 MiB.*memory_limit_bytes allows 0\.2 MiB"):
         append_text(session, ids)
     assert backend.states == []
     assert budget.held_bytes == 0
@@ -169,10 +171,10 @@ def test_closing_a_session_gives_its_budget_back(backend: NumpyBackend) -> None:
     budget = MemoryBudget()
     session = Session(backend, budget=budget)
     append_text(session, list(range(5)))
-    # 3 layers x 2 kv heads x (32 + 16) numbers x 4 bytes x 256 positions
-    assert budget.held_bytes == 3 * 2 * 48 * 4 * 256
+    # 3 layers x 2 kv heads x (32 + 16) numbers x 4 bytes x 128 positions
+    assert budget.held_bytes == 3 * 2 * 48 * 4 * 128
     fork = session.fork()
-    assert budget.held_bytes == 2 * 3 * 2 * 48 * 4 * 256
+    assert budget.held_bytes == 2 * 3 * 2 * 48 * 4 * 128
     session.close()
     session.close()
     del fork

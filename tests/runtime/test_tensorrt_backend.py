@@ -90,7 +90,7 @@ def test_golden_files_are_met_whole_and_in_chunks_after_rewind_and_fork(
 def test_logits_are_those_of_onnx_runtime_in_every_order_of_calls(
     backend: TensorRtBackend, ort: OrtBackend
 ) -> None:
-    text = np.random.default_rng(0).integers(0, 300, 300).tolist()
+    text = np.random.default_rng(0).integers(0, 300, 378).tolist()
     ours, theirs = Session(backend, chunk_tokens=100), Session(ort)
 
     def both(tokens: list[int]) -> None:
@@ -99,7 +99,9 @@ def test_logits_are_those_of_onnx_runtime_in_every_order_of_calls(
             assert worst(ours.decode(token), theirs.decode(token)) < WITHIN
 
     both(text[:250])
-    both(text[250:])
+    assert ours.capacity == 384
+    both(text[250:])  # whose decode steps go beyond
+    assert ours.capacity == 768
     for session in (ours, theirs):
         session.rewind(session.checkpoint_at(120))
     both(text[:7])
@@ -171,13 +173,14 @@ def test_a_step_is_captured_at_its_second_run_and_again_after_growth_or_another_
     fakes: Fakes, backend: TensorRtBackend
 ) -> None:
     session = Session(backend)
-    append_text(session, [5] * 252)
+    append_text(session, [5] * 64)  # gets 128 positions
+    append_text(session, [5] * 60)
     replayed = []
     for token in range(8):
         before = fakes.device.launches
         session.decode(token)
         replayed.append(fakes.device.launches - before)
-    assert session.capacity == 512
+    assert session.capacity == 256
     # At the fifth token the cache grows: addresses and shapes are other ones then.
     assert replayed == [0, 1, 1, 1, 0, 1, 1, 1]
 
@@ -204,7 +207,8 @@ def test_without_graphs_or_programs_of_our_own_the_numbers_are_the_same(
     with Model(fakes.open("fp32-portable"), tokens=TOKENS) as model:
         ours, theirs = Session(model._backend), Session(ort)
         for session in (ours, theirs):
-            append_text(session, [5] * 254)
+            append_text(session, [5] * 64)  # gets 128 positions
+            append_text(session, [5] * 62)
         for token in range(5):
             assert worst(ours.decode(token), theirs.decode(token)) < WITHIN
         assert not state_of(ours).replays
@@ -324,14 +328,15 @@ def test_a_cache_that_does_not_fit_changes_nothing(
     # The host's memory is asked, where the device's would refuse the request beforehand.
     ours, theirs = Session(backend, budget=MemoryBudget()), Session(ort)
     for session in (ours, theirs):
-        append_text(session, [5] * 255)
+        append_text(session, [5] * 64)  # gets 128 positions
+        append_text(session, [5] * 63)
     free = fakes.device.free_memory
     for left in (0, 100_000):  # at the first tensor, and in the middle of them
         fakes.device.free_memory = left
         with pytest.raises(MemoryBudgetError, match="the GPU has no memory left for one layer's cache"):
             append_text(ours, [1, 2])
-        assert ours.length == 255
-        assert ours.capacity == 256
+        assert ours.length == 127
+        assert ours.capacity == 128
     fakes.device.free_memory = free
     assert worst(append_text(ours, [1, 2]), append_text(theirs, [1, 2])) < WITHIN
 
