@@ -352,7 +352,7 @@ def test_a_dropped_state_waits_for_no_run_and_is_released_by_the_next(
     collector = threading.Thread(target=dropped.clear)
     with backend._decoder.alone():
         collector.start()
-        collector.join(timeout=30)
+        collector.join(timeout=300)
         assert not collector.is_alive()
         assert fakes.device.free_memory == between
     kept.grow(100, length=0)
