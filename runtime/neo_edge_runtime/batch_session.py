@@ -291,7 +291,7 @@ class BatchSession:
                     self._close_gaps()
                     longest = max(row.length for row in self.rows)
                     self._state.grow(capacity, length=longest, rows=self._max_rows)
-                self._hold(self._bytes(capacity), reservation)
+                self._hold(self._bytes(self._state.capacity), reservation)  # engines may give more or less
         return self._state
 
     def _capacity_for(self, length: int) -> int:

@@ -16,9 +16,8 @@ if TYPE_CHECKING:
     from neo_edge.config import DecoderConfig
 
 BLOCK = 64  # tokens; capacities are multiples of it
-_ROOM = (
-    8  # a part of what is filled: attention's cost follows the capacity, and each growth copies what is there
-)
+# The part of what is filled that is free: attention's cost follows the capacity, and each growth copies what is there.
+_ROOM = 8
 
 
 def capacity_for(length: int, capacity: int, limit: int | None = None) -> int:
