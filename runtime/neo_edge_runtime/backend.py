@@ -39,6 +39,8 @@ class BackendTraits:
     gives_new_rows: bool = False
     # Whether what a run works in was taken when the backend was opened, so that no request adds to it.
     holds_scratch: bool = False
+    # Whether each capacity has its price, such as a graph to capture, so that caches double where there is memory.
+    prepares_capacities: bool = False
     # Shapes that the backend was built for; None: any.
     max_context_tokens: int | None = None  # C
     max_chunk_tokens: int | None = None  # S of one run

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from neo_edge.errors import BackendError, InputError, MemoryBudgetError, NeoEdgeError, SessionClosedError
+from neo_edge_runtime.cache_growth import grow
 from neo_edge_runtime.context_room import require_room
 from neo_edge_runtime.decoder_inputs import decode_inputs, unknown_token
 from neo_edge_runtime.kv_cache import cache_bytes, capacity_for
@@ -290,7 +291,16 @@ class BatchSession:
                 else:
                     self._close_gaps()
                     longest = max(row.length for row in self.rows)
-                    self._state.grow(capacity, length=longest, rows=self._max_rows)
+                    grow(
+                        self._state,
+                        capacity,
+                        length=longest,
+                        rows=self._max_rows,
+                        limit=self._max_tokens,
+                        traits=self._backend.traits,
+                        budget=self._budget,
+                        reservation=reservation,
+                    )
                 self._hold(self._bytes(self._state.capacity), reservation)  # engines may give more or less
         return self._state
 

@@ -205,6 +205,18 @@ class MemoryBudget:
             with self._lock:
                 self._reserved -= reservation.left_bytes
 
+    def extend(self, reservation: Reservation, size_bytes: int) -> bool:
+        """Adds to what a run was promised, where so much is left beside all other promises; whether it did."""
+        with self._lock:
+            free, _ = self._free()
+            if self.limit_bytes is not None and self._held + self._reserved + size_bytes > self.limit_bytes:
+                return False
+            if free is not None and self._reserved + size_bytes > free:
+                return False
+            self._reserved += size_bytes
+            reservation.left_bytes += size_bytes
+        return True
+
     def hold(self, size_bytes: int, reservation: Reservation | None = None) -> None:
         """Counts a cache that grew by `size_bytes` (negative: that was given back).
 

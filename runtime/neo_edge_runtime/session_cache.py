@@ -5,6 +5,7 @@ from __future__ import annotations
 from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
+from neo_edge_runtime.cache_growth import grow
 from neo_edge_runtime.kv_cache import cache_bytes, capacity_for
 from neo_edge_runtime.memory import MemoryBudget, MemoryNeed, Reservation, prefill_need
 
@@ -66,10 +67,20 @@ class SessionCache:
     def with_capacity(self, capacity: int, *, used: int) -> DecoderState:
         """The state, with room for so many tokens; the first `used` stay. Call it in a `reserved` block."""
         before = self.capacity
+        assert self._reservation is not None
         if self.state is None:
             self.state = self._backend.new_state(batch=1, capacity=capacity)
         elif capacity > before:
-            self.state.grow(capacity, length=used)
+            grow(
+                self.state,
+                capacity,
+                length=used,
+                rows=1,
+                limit=self._max_tokens,
+                traits=self._backend.traits,
+                budget=self._budget,
+                reservation=self._reservation,
+            )
         self._budget.hold(self._bytes(self.capacity) - self._bytes(before), self._reservation)
         return self.state
 

@@ -8,7 +8,7 @@ from tensorrt_bundle import Fakes
 from tiny_golden import TOKENS, append_text, worst
 
 from neo_edge.bundle import Bundle
-from neo_edge.errors import BackendError, MemoryBudgetError
+from neo_edge.errors import BackendError
 from neo_edge.tokenizer import Tokenizer
 from neo_edge_runtime import Model, Session
 from neo_edge_runtime.backend import SlidingState
@@ -65,25 +65,3 @@ def test_without_them_watching_is_refused_before_the_first_frame(
             model.watch()
         with model.watch(policy="recompute") as live:
             assert live.stats().frames_seen == 0
-
-
-def test_a_cache_grows_to_twice_its_room_or_to_what_is_asked_where_memory_is_short(
-    engine_bundle: Bundle,
-) -> None:
-    fakes = Fakes(engine_bundle)
-    backend = fakes.open("fp32-portable")
-    ample, short = (backend.new_state(batch=1, capacity=128) for _ in range(2))
-    ample.grow(150, length=10)
-    assert ample.capacity == 256
-    ample.grow(1000, length=10)
-    ample.grow(1010, length=10)
-    assert ample.capacity == backend.limits.max_context == 1024
-    layer = backend.traits.config.decoder.num_kv_heads * 3 * backend.traits.config.decoder.head_dim * 4
-    fakes.device.free_memory = backend.traits.config.decoder.num_layers * layer * 100
-    short.grow(150, length=10)
-    assert short.capacity == 150
-    fakes.device.free_memory = 0
-    with pytest.raises(MemoryBudgetError, match="the GPU has no memory left"):
-        short.grow(160, length=10)
-    assert short.capacity == 150
-    backend.close()

@@ -63,6 +63,7 @@ class TensorRtBackend:
             score_buffers=0.0,
             gives_new_rows=True,
             holds_scratch=True,
+            prepares_capacities=True,
             max_context_tokens=self.limits.max_context,
             max_chunk_tokens=self.limits.max_chunk,
             max_sequences=self.limits.max_batch,

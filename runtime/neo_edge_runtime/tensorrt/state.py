@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from neo_edge.engines import DECODE_PROFILE, PREFILL_PROFILE
-from neo_edge.errors import InputError, MemoryBudgetError
+from neo_edge.errors import InputError
 from neo_edge_runtime.backend import Likeliest
 from neo_edge_runtime.kv_cache import t_turns
 from neo_edge_runtime.tensorrt.buffers import Buffers, PackedArrays
@@ -102,23 +102,13 @@ class TrtDecoderState:
             return self._step.run.logits
 
     def grow(self, capacity: int, *, length: int, rows: int | None = None) -> None:
-        """Makes room, up to what the engines take; a run that needs more raises `ContextOverflowError`.
-
-        Twice the present room where there is memory, since each capacity is a graph to capture and, with TensorRT-RTX,
-        kernels to compile.
-        """
+        """Makes room, up to what the engines take; a run that needs more raises `ContextOverflowError`."""
         with self._decoder.alone():
             batch = self._cache.batch if rows is None else rows
             within = self._decoder.capacity_within(batch, capacity)
             if within > self.capacity:
                 self._drop_step()
-                ample = self._decoder.capacity_within(batch, max(within, 2 * self.capacity))
-                try:
-                    self._cache.grow(ample, length=length, rows=rows)
-                except MemoryBudgetError:
-                    if ample == within:
-                        raise
-                    self._cache.grow(within, length=length, rows=rows)
+                self._cache.grow(within, length=length, rows=rows)
 
     def copy_row(self, row: int, source: DecoderState, source_row: int, *, length: int) -> None:
         """Copies the filled part of one row on the device."""
