@@ -179,6 +179,27 @@ def test_ctrl_c_that_comes_while_the_one_before_is_answered_does_not_end_the_cha
     assert capsys.readouterr().out == ""
 
 
+def test_whoever_presses_ctrl_c_again_and_again_is_heard(
+    tiny_bundle: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    pressed = []
+
+    def interrupted(_chat: TerminalChat, _rest: str) -> None:
+        with suppress(KeyboardInterrupt):  # as where Python only prints what a destructor raises
+            signal.raise_signal(signal.SIGINT)
+        for number in range(5):
+            pressed.append(number)
+            signal.raise_signal(signal.SIGINT)
+
+    lines = iter(["/help", "/help", "/quit"])
+    monkeypatch.setattr(TerminalChat, "_help", interrupted)
+    monkeypatch.setattr("builtins.input", lambda _prompt: next(lines))
+    monkeypatch.setattr(sys.stdin, "isatty", lambda: True, raising=False)
+    assert main(["chat", str(tiny_bundle), *SHORT]) == 0
+    assert pressed == [0, 1, 2] * 2
+    assert capsys.readouterr().err.count("(stopped)") == 2
+
+
 AT_THE_PROMPT = "(Ctrl-D or /quit ends)"  # says Ctrl-C where there is no answer to stop
 
 

@@ -25,6 +25,7 @@ if TYPE_CHECKING:
     from neo_edge_runtime.commands.terminal_chat import TerminalChat
 
 _PROMPT = "> "
+_IGNORED_INTERRUPTS = 2  # while one is answered
 # Command, its argument, what it does.
 COMMANDS = (
     ("/image", "FILE", "show a picture with the next question; may be repeated"),
@@ -133,20 +134,23 @@ def _talk(chat: TerminalChat) -> None:
 
 @contextlib.contextmanager
 def _single_interrupts() -> Iterator[Callable[[], None]]:
-    """Ctrl-C raises once after each call of what this gives; until the next, it is not heard.
+    """Ctrl-C raises after each call of what this gives; until the next, some more of them are not heard.
 
-    A second one, while the first is being answered, would end the chat.
+    A second one, while the first is being answered, would end the chat. Where that takes long or gets lost, whoever
+    presses on is heard.
     """
-    expected = False
+    to_ignore = 0
 
     def expect() -> None:
-        nonlocal expected
-        expected = True
+        nonlocal to_ignore
+        to_ignore = 0
 
     def on_interrupt(_number: int, _frame: object) -> None:
-        nonlocal expected
-        if expected:
-            expected = False
+        nonlocal to_ignore
+        if to_ignore:
+            to_ignore -= 1
+        else:
+            to_ignore = _IGNORED_INTERRUPTS
             raise KeyboardInterrupt
 
     if threading.current_thread() is not threading.main_thread():
