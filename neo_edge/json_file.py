@@ -10,30 +10,31 @@ from neo_edge.errors import NeoEdgeError
 _MAX_BYTES = 256 << 20  # twenty times Qwen's tokenizer.json, the largest of them
 
 
-def read_json_object(path: Path, refusal: type[NeoEdgeError]) -> dict[str, object]:
+def read_json_object(
+    path: Path, refusal: type[NeoEdgeError], cure: str = "fetch it again"
+) -> dict[str, object]:
     """The object in a JSON file.
 
     Args:
         path: a file in UTF-8.
         refusal: what is raised when the file cannot be read, is larger than any such file, is not JSON, or holds
             something else than an object.
+        cure: what the message tells to do then.
     """
     try:
         with path.open("rb") as file:
             data = file.read(_MAX_BYTES + 1)
         if len(data) > _MAX_BYTES:
-            raise refusal(
-                f"{path} is larger than {_MAX_BYTES >> 20} MiB, which no such file is: fetch it again"
-            )
+            raise refusal(f"{path} is larger than {_MAX_BYTES >> 20} MiB, which no such file is: {cure}")
         found = json.loads(data.decode("utf-8-sig"))
     except (
         OSError,
         ValueError,
         RecursionError,
     ) as error:  # bad UTF-8 and endless numbers are a ValueError, too
-        raise refusal(f"{path} cannot be read as JSON ({error}): fetch it again") from error
+        raise refusal(f"{path} cannot be read as JSON ({error}): {cure}") from error
     if not isinstance(found, dict):
-        raise refusal(f"{path} holds {type(found).__name__}, not an object: fetch it again")
+        raise refusal(f"{path} holds {type(found).__name__}, not an object: {cure}")
     return found
 
 

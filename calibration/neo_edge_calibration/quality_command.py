@@ -88,6 +88,10 @@ class QualityCommand:
                 "--keep writes what is found in all families, judged by the target that the variant was made for: "
                 "leave --target-drop and --family out, or --keep"
             )
+        if args.target_drop is not None and not 0 < args.target_drop <= 100:
+            raise InputError(
+                f"--target-drop is {args.target_drop:g}; it is in points of accuracy, above 0 and at most 100"
+            )
         bundle = open_bundle(args.bundle)
         pages = _pages(args.html, args.variant)
         asked = bundle, args.variant, args.reference or _reference(bundle.manifest), _data(args)

@@ -17,7 +17,7 @@ from neo_edge.checkpoint import resolve_checkpoint
 from neo_edge.cli import main
 from neo_edge.errors import BundleCorruptError, BundleError, InputError
 from neo_edge.manifest import TokenEmbedding, Variant
-from neo_edge_calibration.quality import QualityData, measure_and_keep, scene_data
+from neo_edge_calibration.quality import QualityData, measure_and_keep, measure_variants, scene_data
 from neo_edge_calibration.quality.record import measured_quality, target_of
 from neo_edge_calibration.quality.report import FamilyQuality, QualityReport, TokenQuality, VariantBytes
 from neo_edge_calibration.question import Question, Questions
@@ -173,6 +173,23 @@ def test_a_milder_judgement_or_a_part_is_not_kept(
     assert main(["quality", str(root), "--variant", "fp16", *FEW, "--keep", *option]) == 1
     assert "leave --target-drop and --family out, or --keep" in capsys.readouterr().err
     assert (root / "bundle.json").read_bytes() == before
+
+
+@pytest.mark.parametrize(("points", "said"), [("0", "0"), ("-1", "-1"), ("100.5", "100.5"), ("nan", "nan")])
+def test_a_target_that_is_no_share_of_the_questions_is_refused_in_the_unit_that_was_typed(
+    root: Path, points: str, said: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main(["quality", str(root), "--variant", "fp16", *FEW, f"--target-drop={points}"]) == 1
+    assert (
+        f"--target-drop is {said}; it is in points of accuracy, above 0 and at most 100"
+        in capsys.readouterr().err
+    )
+
+
+def test_a_target_of_all_points_which_recipes_may_have_is_measured(root: Path) -> None:
+    data = scene_data(1, families=["colour"])
+    found = measure_variants(open_bundle(root), ["fp16"], "fp32", data, target_drop=1.0, threads=1)
+    assert found["fp16"].target_drop == 1.0
 
 
 def test_a_bundle_that_is_being_updated_is_refused_before_anything_is_asked(root: Path) -> None:

@@ -41,6 +41,7 @@ def test_run_binds_the_answer_by_choices_a_pattern_or_a_schema(
         (["--choices", "a,,b"], "a choice is ''; it must be Unicode text that is not empty"),
         (["--choices", "a,a"], "the choice 'a' is there twice"),
         (["--schema", "missing.json"], "missing.json cannot be read as JSON"),
+        (["--schema", "missing.json"], "give a file that holds a JSON schema"),
         (["--pattern", "("], "the pattern cannot be held to"),
     ],
 )

@@ -112,9 +112,9 @@ def measure_variants(
         )
     if not 1 <= processes <= _MOST_PROCESSES:
         raise InputError(f"processes is {processes}; it must be 1 to {_MOST_PROCESSES}")
-    if target_drop is not None and not 0 < target_drop < 1:
+    if target_drop is not None and not 0 < target_drop <= 1:
         raise InputError(
-            f"target_drop is {target_drop}; it is a share between 0 and 1, such as 0.01 for a point"
+            f"target_drop is {target_drop}; it is a share, above 0 and at most 1, such as 0.01 for a point"
         )
     require("onnxruntime", extra="cpu")  # here, where the error can be raised whole
     if threads is None:

@@ -104,7 +104,7 @@ def find_recipe(name: str) -> Recipe:
 
 def _parsed(path: Path) -> object:
     if path.suffix == ".json":
-        return read_json_object(path, QuantizationError)
+        return read_json_object(path, QuantizationError, "see docs/quantization.md")
     if sys.version_info < (3, 11):
         raise QuantizationError(f"{path}: Python 3.11 or newer reads TOML; write the same keys as JSON")
     tomllib = importlib.import_module("tomllib")

@@ -50,4 +50,4 @@ def constraint(args: argparse.Namespace) -> Constraint | None:
         return Choices([choice.strip() for choice in args.choices.split(",")], after=args.after)
     if args.pattern is not None:
         return Regex(args.pattern)
-    return JsonSchema(read_json_object(args.schema, ConstraintError))
+    return JsonSchema(read_json_object(args.schema, ConstraintError, "give a file that holds a JSON schema"))
