@@ -24,6 +24,7 @@ class QualityCommand:
 
     def add_arguments(self, parser: argparse.ArgumentParser) -> None:
         """Declares the arguments."""
+        parser.epilog = "The exit status is 0 where every variant is shown to meet its target, else 1."
         add_bundle_argument(parser)
         parser.add_argument(
             "--variant", metavar="V", action="append", required=True, help="what is measured; may be repeated"
@@ -61,7 +62,8 @@ class QualityCommand:
         parser.add_argument(
             "--keep",
             action="store_true",
-            help="write what is found into the bundle, in place of what it says of the variants' quality now",
+            help="write what is found into the bundle, in place of what it says of the variants' quality now; without "
+            "--family and --target-drop",
         )
         parser.add_argument(
             "--processes",
