@@ -85,7 +85,7 @@ def main() -> int:
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("--threads", type=int, default=usable_physical_cores())
-    parser.add_argument("--rounds", type=int, default=7)
+    parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--preset", choices=("2b", "tiny"), default="2b", help="tiny: a quick try")
     parser.add_argument("--out", type=Path, default=Path("out"), help="where 10 GB of files lie meanwhile")
     parser.add_argument("--no-torch", action="store_true", help="leave PyTorch's variants out")
