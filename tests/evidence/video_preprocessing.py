@@ -113,7 +113,7 @@ def _videos(vision: VisionConfig, seconds: int, rounds: int) -> int:
             _ratio_line("of that, patches and the list of packets", times[OURS], times[HANDED_ON], HANDED_ON)
             with _one_core():
                 del contenders[HANDED_ON], contenders["threads"]
-                times = _turns(contenders, max(1, rounds // 2))
+                times = _turns(contenders, rounds)
             missed += _video_line(f"  the same on {ON_ONE_CORE}", times, ["loop"])
     return missed
 
