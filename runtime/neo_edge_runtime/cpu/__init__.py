@@ -1,0 +1,1 @@
+"""The decoder in C++ of this package: what it computes, how its weights lie on disk, how it is built and called."""
