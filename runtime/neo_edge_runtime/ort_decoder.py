@@ -16,6 +16,7 @@ from neo_edge.errors import BackendError
 from neo_edge_runtime.backend import DecoderInputs
 from neo_edge_runtime.denormals import DenormalsFlushed
 from neo_edge_runtime.heap import trim_heap
+from neo_edge_runtime.host_state import HostState
 from neo_edge_runtime.kv_cache import HostCache
 
 if TYPE_CHECKING:
@@ -24,7 +25,6 @@ if TYPE_CHECKING:
     import numpy.typing as npt
 
     from neo_edge.config import DecoderConfig
-    from neo_edge_runtime.backend import DecoderState
 
     _Array = npt.NDArray[np.generic]
 
@@ -59,11 +59,12 @@ class OrtDecoder:
         return options
 
 
-class OrtDecoderState:
+class OrtDecoderState(HostState):
     """Caches of B sequences in host memory and the graph bound to them."""
 
     def __init__(self, decoder: OrtDecoder, cache: HostCache) -> None:
-        self._decoder, self._cache = decoder, cache
+        super().__init__(cache)
+        self._decoder = decoder
         self._step: _Binding | None = None
         self._flushing = DenormalsFlushed()
 
@@ -73,16 +74,6 @@ class OrtDecoderState:
         return cls(
             decoder, HostCache(decoder.config, batch=batch, capacity=capacity, dtype=decoder.cache_dtype)
         )
-
-    @property
-    def capacity(self) -> int:
-        """C: cache positions that exist."""
-        return self._cache.capacity
-
-    @property
-    def cache(self) -> HostCache:
-        """The caches themselves."""
-        return self._cache
 
     def release_scratch(self) -> None:
         """Runs one token of this state's first sequence over whatever was there, and hands the scratch back."""
@@ -123,32 +114,12 @@ class OrtDecoderState:
             self._append(binding, inputs)
         return binding.logits
 
-    def grow(self, capacity: int, *, length: int, rows: int | None = None) -> None:
-        """Makes room; the first `length` positions of the first `rows` are copied, layer by layer."""
-        self._step = None
-        self._cache.grow(capacity, length=length, rows=rows)
-
-    def copy_row(self, row: int, source: DecoderState, source_row: int, *, length: int) -> None:
-        """Copies the filled part of one row; nothing is bound anew."""
-        assert isinstance(source, OrtDecoderState)
-        self._cache.copy_row(row, source.cache, source_row, length=length)
-
-    def move(self, sources: npt.NDArray[np.int64], targets: npt.NDArray[np.int64]) -> None:
-        """Copies positions over others; nothing is bound anew."""
-        self._cache.move(sources, targets)
-
-    def shift_t(self, steps: int, *, length: int) -> None:
-        """Turns the keys' T part in place."""
-        self._cache.shift_t(steps, length=length)
-
     def copy(self, *, length: int, capacity: int) -> OrtDecoderState:
         """An independent state with the first `length` positions."""
         return OrtDecoderState(self._decoder, self._cache.copy(length=length, capacity=capacity))
 
-    def close(self) -> None:
-        """Drops the caches and all that is bound to them."""
+    def _unbind(self) -> None:
         self._step = None
-        self._cache.clear()
 
     def _prefill_options(self, inputs: DecoderInputs) -> Any:
         batch, new_tokens = inputs.inputs_embeds.shape[:2]

@@ -3,6 +3,7 @@
 
 #include <immintrin.h>
 
+#include <algorithm>
 #include <cmath>
 #include <cstdint>
 
@@ -10,8 +11,6 @@
 #include "types.h"
 
 namespace neo_edge {
-
-constexpr int64_t LANES = 16;  // float32 numbers of a register
 
 inline __mmask16 lanes_left(int64_t left) {
     return left >= LANES ? __mmask16(0xFFFF) : __mmask16((1U << left) - 1);
@@ -60,17 +59,20 @@ inline float round_to_uint8(const float* row, int64_t width, int64_t stride, uin
     return largest;
 }
 
-// The same with a scale for each block of inputs, around 0; `width` is a multiple of the block.
+// The same with a scale for each block of inputs, around 0, up to `stride`, a multiple of the block.
 inline void round_to_int8_blocks(
-    const float* row, int64_t width, int64_t block, int8_t* values, float* scales, int32_t* sums) {
-    for (int64_t first = 0; first < width; first += block, ++scales, ++sums) {
-        const float largest = std::fmax(largest_magnitude(row + first, block), LEAST_MAXIMUM);
+    const float* row, int64_t width, int64_t stride, int64_t block, int8_t* values, float* scales, int32_t* sums) {
+    for (int64_t first = 0; first < stride; first += block, ++scales, ++sums) {
+        const int64_t here = std::max<int64_t>(0, std::min(block, width - first));
+        const float largest = std::fmax(largest_magnitude(row + first, here), LEAST_MAXIMUM);
         const __m512 scale = _mm512_set1_ps(LARGEST_INT8 / largest);
         __m512i sum = _mm512_setzero_si512();
-        for (int64_t at = first; at < first + block; at += LANES) {
-            const __m512i rounded = _mm512_cvtps_epi32(_mm512_mul_ps(_mm512_loadu_ps(row + at), scale));
+        for (int64_t at = 0; at < block; at += LANES) {
+            const __mmask16 mask = at < here ? lanes_left(here - at) : __mmask16(0);
+            const __m512 scaled = _mm512_mul_ps(_mm512_maskz_loadu_ps(mask, row + first + at), scale);
+            const __m512i rounded = _mm512_cvtps_epi32(scaled);
             sum = _mm512_add_epi32(sum, rounded);
-            _mm_store_si128(reinterpret_cast<__m128i*>(values + at), _mm512_cvtsepi32_epi8(rounded));
+            _mm_store_si128(reinterpret_cast<__m128i*>(values + first + at), _mm512_cvtsepi32_epi8(rounded));
         }
         *scales = largest / LARGEST_INT8;
         *sums = _mm512_reduce_add_epi32(sum);

@@ -7,6 +7,7 @@ namespace neo_edge {
 
 constexpr int64_t PANEL = 16;        // outputs that lie side by side
 constexpr int64_t DEPTH = 64;        // inputs of one step; K is padded to a multiple of it with weights of zero
+constexpr int64_t LANES = 16;        // float32 numbers of a register
 constexpr int64_t ROW_BLOCK = 32;    // rows that a block of a product computes at once
 constexpr int64_t LINE_BYTES = 64;   // of a cache line and of a register
 constexpr float LARGEST_INT8 = 127.0F;

@@ -1,0 +1,205 @@
+// Matrix products of a step: rows are rounded once for all matrices that read them, outputs go to threads in pairs of
+// panels.
+#pragma once
+
+#include <immintrin.h>
+
+#include <cstdint>
+#include <cstdlib>
+#include <new>
+
+#include "elementwise.h"
+#include "int4.h"
+#include "int8.h"
+#include "pool.h"
+#include "types.h"
+
+namespace neo_edge {
+
+// Memory that grows and keeps nothing of what was in it.
+template <class Number>
+class Buffer {
+public:
+    Buffer() = default;
+    ~Buffer() { release(); }
+    Buffer(const Buffer&) = delete;
+    Buffer& operator=(const Buffer&) = delete;
+
+    // At least `count` numbers, on a cache line's border; throws std::bad_alloc.
+    Number* reserve(int64_t count) {
+        if (count > count_) {
+            release();
+            const int64_t bytes = round_up(count * static_cast<int64_t>(sizeof(Number)), LINE_BYTES);
+            data_ = static_cast<Number*>(std::aligned_alloc(size_t{LINE_BYTES}, static_cast<size_t>(bytes)));
+            if (data_ == nullptr) throw std::bad_alloc();
+            count_ = count;
+        }
+        return data_;
+    }
+    void release() {
+        std::free(data_);
+        data_ = nullptr;
+        count_ = 0;
+    }
+    Number* data() const { return data_; }
+
+private:
+    Number* data_ = nullptr;
+    int64_t count_ = 0;
+};
+
+// A matrix of the packed file.
+struct Product {
+    int64_t bits;    // 8: Int8Panel, 4: Int4Panel
+    int64_t block;   // inputs of one scale, with 4 bits
+    int64_t inputs;  // padded
+    int64_t outputs;
+    const uint8_t* weights;
+    const float* scales;
+    const int32_t* corrections;
+
+    int64_t panels() const { return outputs / PANEL; }
+    Int8Panel eight(int64_t panel) const {
+        const int8_t* first = reinterpret_cast<const int8_t*>(weights) + panel * inputs * PANEL;
+        return {first, scales + panel * PANEL, corrections + panel * PANEL};
+    }
+    Int4Panel four(int64_t panel) const {
+        const int64_t block_bytes = PANEL * static_cast<int64_t>(sizeof(float)) + block * PANEL / 2;
+        return {weights + panel * (inputs / block) * block_bytes};
+    }
+};
+
+// A matrix and where its results go: row r, output c to out[r * stride + c].
+struct Target {
+    const Product* product;
+    float* out;
+    int64_t stride;
+};
+
+// Rows as the matrices that read them want them.
+class Activations {
+public:
+    // row(index, scratch) gives a row of `width` numbers, made in `scratch` or anywhere; width is what is behind padding.
+    template <class Row>
+    void round(
+        Pool& pool, const Product* products, int count, int64_t rows, int64_t width, Buffer<float>* scratch, const Row& row) {
+        const Product *wants8 = nullptr, *wants4 = nullptr;
+        for (int at = 0; at < count; ++at) (products[at].bits == 8 ? wants8 : wants4) = products + at;
+        const int64_t padded = round_up(rows, ROW_BLOCK);
+        if (wants8 != nullptr) {
+            values8_.reserve(padded * wants8->inputs);
+            largest_.reserve(rows);
+            eight = {values8_.data(), wants8->inputs, largest_.data(), rows};
+        }
+        if (wants4 != nullptr) {
+            const int64_t blocks = wants4->inputs / wants4->block;
+            values4_.reserve(padded * wants4->inputs);
+            scales_.reserve(rows * blocks);
+            sums_.reserve(rows * blocks);
+            four = {values4_.data(), wants4->inputs, scales_.data(), sums_.data(), blocks, rows};
+        }
+        constexpr int64_t EACH = 4;
+        pool.run((rows + EACH - 1) / EACH, [&](int64_t item, int thread) {
+            for (int64_t index = item * EACH; index < rows && index < (item + 1) * EACH; ++index) {
+                const float* made = row(index, scratch[thread].data());
+                if (wants8 != nullptr) {
+                    uint8_t* values = values8_.data() + index * eight.stride;
+                    largest_.data()[index] = round_to_uint8(made, width, eight.stride, values);
+                }
+                if (wants4 != nullptr) {
+                    const int64_t first = index * four.blocks;
+                    int8_t* values = values4_.data() + index * four.stride;
+                    round_to_int8_blocks(
+                        made, width, four.stride, wants4->block, values, scales_.data() + first, sums_.data() + first);
+                }
+            }
+        });
+    }
+
+    void release() {
+        values8_.release();
+        values4_.release();
+        largest_.release();
+        scales_.release();
+        sums_.release();
+    }
+
+    Int8Rows eight{};
+    Int4Rows four{};
+
+private:
+    Buffer<uint8_t> values8_;
+    Buffer<int8_t> values4_;
+    Buffer<float> largest_, scales_;
+    Buffer<int32_t> sums_;
+};
+
+// One panel of each of two matrices of one kind, or two of one matrix.
+template <class Store>
+void two_panels(
+    const Activations& rows, const Product& first, int64_t panel, const Product& second, int64_t other,
+    uint8_t* scratch, const Store& store) {
+    if (first.bits == 8) {
+        int8_two_panels(rows.eight, first.inputs, first.eight(panel), second.eight(other), store);
+    } else {
+        int4_two_panels(rows.four, first.block, first.four(panel), second.four(other), scratch, store);
+    }
+}
+
+// Pairs of panels that one thread takes at once: long reads for one row.
+inline int64_t pairs_at_once(int64_t rows) { return rows == 1 ? 4 : 1; }
+
+// All outputs of some matrices that read the same rows; put(address, results) for each 16 of them.
+template <class Put>
+void multiply(
+    Pool& pool, const Activations& rows, int64_t count, const Target* targets, int targets_count,
+    Buffer<uint8_t>* scratch, const Put& put) {
+    int64_t pairs = 0;
+    for (int at = 0; at < targets_count; ++at) pairs += (targets[at].product->panels() + 1) / 2;
+    const int64_t each = pairs_at_once(count);
+    pool.run((pairs + each - 1) / each, [&](int64_t item, int thread) {
+        for (int64_t pair = item * each; pair < pairs && pair < (item + 1) * each; ++pair) {
+            const Target* target = targets;
+            int64_t panel = 2 * pair;
+            while (panel >= round_up(target->product->panels(), 2)) {
+                panel -= round_up(target->product->panels(), 2);
+                ++target;
+            }
+            const Product& product = *target->product;
+            const bool both = panel + 1 < product.panels();
+            float* out = target->out + panel * PANEL;
+            const int64_t stride = target->stride;
+            two_panels(
+                rows, product, panel, product, both ? panel + 1 : panel, scratch[thread].data(),
+                [&](int64_t row, __m512 first, __m512 second) {
+                    put(out + row * stride, first);
+                    if (both) put(out + row * stride + PANEL, second);
+                });
+        }
+    });
+}
+
+// out = silu(gate) * up. Gate and up of one kind go together, so that nothing is stored between.
+inline void multiply_gated(
+    Pool& pool, const Activations& rows, int64_t count, const Product& gate, const Product& up, float* out,
+    int64_t stride, Buffer<uint8_t>* scratch) {
+    if (gate.bits != up.bits) {
+        const Target gates{&gate, out, stride}, ups{&up, out, stride};
+        multiply(pool, rows, count, &gates, 1, scratch, [](float* at, __m512 result) { _mm512_storeu_ps(at, result); });
+        multiply(pool, rows, count, &ups, 1, scratch, [](float* at, __m512 result) {
+            _mm512_storeu_ps(at, gated(_mm512_loadu_ps(at), result));
+        });
+        return;
+    }
+    const int64_t each = pairs_at_once(count), panels = gate.panels();
+    pool.run((panels + each - 1) / each, [&](int64_t item, int thread) {
+        for (int64_t panel = item * each; panel < panels && panel < (item + 1) * each; ++panel) {
+            float* to = out + panel * PANEL;
+            two_panels(
+                rows, gate, panel, up, panel, scratch[thread].data(),
+                [&](int64_t row, __m512 first, __m512 second) { _mm512_storeu_ps(to + row * stride, gated(first, second)); });
+        }
+    });
+}
+
+}  // namespace neo_edge
