@@ -1,0 +1,289 @@
+// Products of rounded activations with 4-bit weights whose scales belong to blocks of inputs.
+#pragma once
+
+#include <immintrin.h>
+
+#include <algorithm>
+#include <cstdint>
+#include <cstring>
+
+#include "amx.h"
+#include "types.h"
+
+namespace neo_edge {
+
+// Four int8 activations of a row beside the 16 outputs' four weights each.
+inline __m512i broadcast_four(const int8_t* values) {
+    int32_t four;
+    std::memcpy(&four, values, sizeof(four));
+    return _mm512_set1_epi32(four);
+}
+
+// gcc 12 warns of its own _mm512_cvtepi32_ps that it may read something uninitialized.
+inline __m512 to_floats(__m512i numbers) { return _mm512_maskz_cvtepi32_ps(0xFFFF, numbers); }
+
+// How a panel lies: blocks of scales and nibbles.
+struct Int4Blocks {
+    const uint8_t* first;
+    int64_t inputs;  // of a block
+
+    const uint8_t* at(int64_t block) const { return first + block * (LINE_BYTES + inputs * PANEL / 2); }
+    const float* scales(int64_t block) const { return reinterpret_cast<const float*>(at(block)); }
+    const uint8_t* nibbles(int64_t block) const { return at(block) + LINE_BYTES; }
+};
+
+// The same panel with a byte a weight, for many rows: only the weights, [inputs / 4][16][4] a block.
+//
+// Blocks of 32 inputs have lines of zeros between the two of a pair. A tile is 64 inputs deep: with these
+// lines one reads either block beside zeros, and the activations of both.
+struct Int4Bytes {
+    uint8_t* first;
+    int64_t inputs;  // of a block
+
+    bool paired() const { return inputs < DEPTH; }
+    uint8_t* at(int64_t block) const {
+        return paired() ? first + (block / 2 * 3 + block % 2 * 2) * (inputs * PANEL)
+                        : first + block * inputs * PANEL;
+    }
+};
+
+constexpr int64_t INT4_TILE_ROWS = 16;
+constexpr int64_t INT4_LEAST_BLOCK = 32;
+
+// Of a panel as bytes, with the zeros of blocks of 32.
+inline int64_t int4_panel_bytes(int64_t inputs) { return round_up(inputs, DEPTH) * PANEL * 3 / 2; }
+
+// Of the scratch of `int4_two_panels`: both panels as bytes, and the scales of a tile's rows.
+inline int64_t int4_scratch_bytes(int64_t inputs) {
+    return 2 * int4_panel_bytes(inputs) + inputs / INT4_LEAST_BLOCK * INT4_TILE_ROWS * int64_t{sizeof(float)};
+}
+
+// Reads two groups of inputs from a line of nibbles.
+struct ReadNibbles {
+    const uint8_t* lines;
+
+    void operator()(int64_t pair, __m512i& low, __m512i& high) const {
+        const __m512i half = _mm512_set1_epi8(15);
+        const __m512i packed = _mm512_load_si512(lines + pair * LINE_BYTES);
+        low = _mm512_and_si512(packed, half);
+        high = _mm512_and_si512(_mm512_srli_epi16(packed, 4), half);
+    }
+};
+
+// Reads two groups of inputs from two lines of bytes.
+struct ReadBytes {
+    const uint8_t* lines;
+
+    void operator()(int64_t pair, __m512i& low, __m512i& high) const {
+        low = _mm512_load_si512(lines + pair * 2 * LINE_BYTES);
+        high = _mm512_load_si512(lines + pair * 2 * LINE_BYTES + LINE_BYTES);
+    }
+};
+
+// A block of a panel, and where the activations lie that it is multiplied by.
+template <class Read>
+struct Int4Stream {
+    Read read;
+    const float* scales;
+    int64_t block;
+};
+
+// Adds one block's products of each stream to `results`, for ROWS rows from `row`.
+template <int ROWS, int STREAMS, class Read>
+inline void add_int4_blocks(const Int4Rows& rows, int64_t row, int64_t inputs,
+                            const Int4Stream<Read> (&streams)[STREAMS], __m512 (&results)[STREAMS][ROWS]) {
+    __m512i sums[STREAMS][ROWS];
+    for (int s = 0; s < STREAMS; ++s) {
+        for (int r = 0; r < ROWS; ++r) {
+            sums[s][r] = _mm512_set1_epi32(-8 * rows.sums[(row + r) * rows.blocks + streams[s].block]);
+        }
+    }
+    const int8_t* values = rows.values + row * rows.stride;
+    for (int64_t pair = 0; pair < inputs / 8; ++pair) {
+        for (int s = 0; s < STREAMS; ++s) {
+            __m512i low;
+            __m512i high;
+            streams[s].read(pair, low, high);
+            const int8_t* eight = values + streams[s].block * inputs + pair * 8;
+            for (int r = 0; r < ROWS; ++r) {
+                const int8_t* own = eight + r * rows.stride;
+                sums[s][r] = _mm512_dpbusd_epi32(sums[s][r], low, broadcast_four(own));
+                sums[s][r] = _mm512_dpbusd_epi32(sums[s][r], high, broadcast_four(own + 4));
+            }
+        }
+    }
+    for (int s = 0; s < STREAMS; ++s) {
+        const __m512 weight_scales = _mm512_load_ps(streams[s].scales);
+        for (int r = 0; r < ROWS; ++r) {
+            const __m512 row_scale = _mm512_set1_ps(rows.scales[(row + r) * rows.blocks + streams[s].block]);
+            const __m512 scale = _mm512_mul_ps(weight_scales, row_scale);
+            results[s][r] = _mm512_fmadd_ps(to_floats(sums[s][r]), scale, results[s][r]);
+        }
+    }
+}
+
+// A few rows: the weights are read once, from four places at a time (one alone does not fill the memory's
+// bandwidth).
+template <int ROWS, class Store>
+inline void int4_few_rows(const Int4Rows& rows, const Int4Blocks& first, const Int4Blocks& second,
+                          Store&& store) {
+    const auto stream = [](const Int4Blocks& panel, int64_t block) {
+        return Int4Stream<ReadNibbles>{{panel.nibbles(block)}, panel.scales(block), block};
+    };
+    const int64_t half = rows.blocks / 2;
+    __m512 halves[4][ROWS];
+    __m512 results[2][ROWS];
+    for (int r = 0; r < ROWS; ++r) {
+        halves[0][r] = halves[1][r] = halves[2][r] = halves[3][r] = _mm512_setzero_ps();
+    }
+    for (int64_t block = 0; block < half; ++block) {
+        const Int4Stream<ReadNibbles> streams[4] = {stream(first, block), stream(second, block),
+                                                    stream(first, half + block),
+                                                    stream(second, half + block)};
+        add_int4_blocks<ROWS, 4>(rows, 0, first.inputs, streams, halves);
+    }
+    for (int r = 0; r < ROWS; ++r) {
+        results[0][r] = _mm512_add_ps(halves[0][r], halves[2][r]);
+        results[1][r] = _mm512_add_ps(halves[1][r], halves[3][r]);
+    }
+    if (rows.blocks % 2 == 1) {
+        const Int4Stream<ReadNibbles> last[2] = {stream(first, 2 * half), stream(second, 2 * half)};
+        add_int4_blocks<ROWS, 2>(rows, 0, first.inputs, last, results);
+    }
+    for (int r = 0; r < ROWS; ++r) store(static_cast<int64_t>(r), results[0][r], results[1][r]);
+}
+
+// Writes the weights less `zero` as bytes, and zeros between the blocks of a pair.
+inline void unpack_int4(const Int4Blocks& panel, int64_t blocks, int8_t zero, const Int4Bytes& out) {
+    const __m512i zeros = _mm512_set1_epi8(zero);
+    for (int64_t block = 0; block < blocks; ++block) {
+        const ReadNibbles read{panel.nibbles(block)};
+        uint8_t* line = out.at(block);
+        for (int64_t pair = 0; pair < panel.inputs / 8; ++pair) {
+            __m512i low;
+            __m512i high;
+            read(pair, low, high);
+            _mm512_store_si512(line, _mm512_sub_epi8(low, zeros));
+            _mm512_store_si512(line + LINE_BYTES, _mm512_sub_epi8(high, zeros));
+            line += 2 * LINE_BYTES;
+        }
+        if (out.paired() && block % 2 == 0) std::memset(line, 0, static_cast<size_t>(panel.inputs * PANEL));
+    }
+}
+
+// Several rows from `row`, with the panels as bytes from 0 to 15.
+template <int ROWS, class Store>
+inline void int4_vnni_rows(const Int4Rows& rows, int64_t row, const Int4Blocks (&panels)[2],
+                           const Int4Bytes (&bytes)[2], Store&& store) {
+    __m512 results[2][ROWS];
+    for (int r = 0; r < ROWS; ++r) results[0][r] = results[1][r] = _mm512_setzero_ps();
+    for (int64_t block = 0; block < rows.blocks; ++block) {
+        const Int4Stream<ReadBytes> streams[2] = {{{bytes[0].at(block)}, panels[0].scales(block), block},
+                                                  {{bytes[1].at(block)}, panels[1].scales(block), block}};
+        add_int4_blocks<ROWS, 2>(rows, row, panels[0].inputs, streams, results);
+    }
+    for (int r = 0; r < ROWS; ++r) store(row + r, results[0][r], results[1][r]);
+}
+
+template <class Store>
+inline void int4_vnni(const Int4Rows& rows, const Int4Blocks (&panels)[2], uint8_t* scratch, Store&& store) {
+    const Int4Bytes bytes[2] = {{scratch, panels[0].inputs},
+                                {scratch + int4_panel_bytes(rows.stride), panels[1].inputs}};
+    for (int p = 0; p < 2; ++p) unpack_int4(panels[p], rows.blocks, 0, bytes[p]);
+    int64_t row = 0;
+    for (; row + 6 <= rows.count; row += 6) int4_vnni_rows<6>(rows, row, panels, bytes, store);
+    for (; row + 2 <= rows.count; row += 2) int4_vnni_rows<2>(rows, row, panels, bytes, store);
+    if (row < rows.count) int4_vnni_rows<1>(rows, row, panels, bytes, store);
+}
+
+#if defined(NEO_EDGE_AMX)
+// The scales of a tile's rows, [16][stride].
+struct RowScales {
+    const float* first;
+    int64_t stride;
+};
+
+// Adds the products of a tile of rows with one block to `results`.
+inline void add_int4_tile(const int32_t* tile, const RowScales& row_scales, int64_t block,
+                          const float* weight_scales, __m512 (&results)[INT4_TILE_ROWS]) {
+    const __m512 scales = _mm512_load_ps(weight_scales);
+    for (int r = 0; r < INT4_TILE_ROWS; ++r) {
+        const __m512 row_scale = _mm512_set1_ps(row_scales.first[r * row_scales.stride + block]);
+        const __m512 product = to_floats(_mm512_load_si512(tile + r * PANEL));
+        results[r] = _mm512_fmadd_ps(_mm512_mul_ps(product, scales), row_scale, results[r]);
+    }
+}
+
+// 16 rows of one panel, which lies as bytes from -8 to 7.
+inline void int4_tile_rows(const Int4Rows& rows, int64_t row, const RowScales& row_scales,
+                           const Int4Blocks& panel, const Int4Bytes& bytes,
+                           __m512 (&results)[INT4_TILE_ROWS]) {
+    alignas(LINE_BYTES) int32_t tiles[2][INT4_TILE_ROWS * PANEL];
+    const int64_t inputs = panel.inputs;
+    const int8_t* values = rows.values + row * rows.stride;
+    for (int r = 0; r < INT4_TILE_ROWS; ++r) results[r] = _mm512_setzero_ps();
+    for (int64_t block = 0; block < rows.blocks; ++block) {
+        int32_t* tile = tiles[block % 2];
+        _tile_zero(0);
+        if (bytes.paired()) {
+            const int64_t odd = block % 2 * inputs;
+            _tile_loadd(1, values + block * inputs - odd, rows.stride);
+            _tile_loadd(2, bytes.at(block) - odd * PANEL, LINE_BYTES);
+            _tile_dpbssd(0, 1, 2);
+        }
+        for (int64_t k = 0; k + DEPTH <= inputs; k += DEPTH) {
+            _tile_loadd(1, values + block * inputs + k, rows.stride);
+            _tile_loadd(2, bytes.at(block) + k * PANEL, LINE_BYTES);
+            _tile_dpbssd(0, 1, 2);
+        }
+        _tile_stored(0, tile, LINE_BYTES);
+        add_int4_tile(tile, row_scales, block, panel.scales(block), results);
+    }
+}
+
+template <class Store>
+inline void int4_amx(const Int4Rows& rows, const Int4Blocks (&panels)[2], uint8_t* scratch, Store&& store) {
+    const int64_t panel_bytes = int4_panel_bytes(rows.stride);
+    const Int4Bytes bytes[2] = {{scratch, panels[0].inputs}, {scratch + panel_bytes, panels[1].inputs}};
+    for (int p = 0; p < 2; ++p) unpack_int4(panels[p], rows.blocks, 8, bytes[p]);
+    float* last_scales = reinterpret_cast<float*>(scratch + 2 * panel_bytes);
+    const Tiles tiles;
+    for (int64_t row = 0; row < rows.count; row += INT4_TILE_ROWS) {
+        const int64_t count = std::min(INT4_TILE_ROWS, rows.count - row);
+        RowScales row_scales{rows.scales + row * rows.blocks, rows.blocks};
+        if (count < INT4_TILE_ROWS) {
+            std::fill_n(last_scales, INT4_TILE_ROWS * rows.blocks, 0.0F);
+            std::copy_n(row_scales.first, count * rows.blocks, last_scales);
+            row_scales.first = last_scales;
+        }
+        __m512 first[INT4_TILE_ROWS];
+        __m512 second[INT4_TILE_ROWS];
+        int4_tile_rows(rows, row, row_scales, panels[0], bytes[0], first);
+        int4_tile_rows(rows, row, row_scales, panels[1], bytes[1], second);
+        for (int64_t r = 0; r < count; ++r) store(row + r, first[r], second[r]);
+    }
+}
+#endif
+
+// Calls store(row, results of the first panel, results of the second), 16 each, once for every row.
+//
+// `block` is 32, 64 or 128; `scratch` has `int4_scratch_bytes` for the rows' inputs and begins with a cache
+// line.
+template <class Store>
+inline void int4_two_panels(const Int4Rows& rows, int64_t block, const Int4Panel& first,
+                            const Int4Panel& second, uint8_t* scratch, Store&& store) {
+    const Int4Blocks panels[2] = {{first.blocks, block}, {second.blocks, block}};
+    switch (rows.count) {
+        case 1: return int4_few_rows<1>(rows, panels[0], panels[1], store);
+        case 2: return int4_few_rows<2>(rows, panels[0], panels[1], store);
+        case 3: return int4_few_rows<3>(rows, panels[0], panels[1], store);
+        case 4: return int4_few_rows<4>(rows, panels[0], panels[1], store);
+        default: break;
+    }
+#if defined(NEO_EDGE_AMX)
+    if (amx_allowed() && rows.stride % DEPTH == 0) return int4_amx(rows, panels, scratch, store);
+#endif
+    int4_vnni(rows, panels, scratch, store);
+}
+
+}  // namespace neo_edge
