@@ -1,0 +1,29 @@
+// Attention over the cache in float32, with a softmax that is carried along: scores are never stored as a
+// whole.
+#pragma once
+
+#include "attention_decode.h"
+#include "attention_prefill.h"
+#include "attention_shape.h"
+
+namespace neo_edge {
+
+// Floats of scratch that one thread hands to attend(), whatever the context.
+inline int64_t attention_scratch_floats(const AttentionShape& shape) {
+    const int64_t decode = decode_scratch_floats(shape);
+    const int64_t prefill = prefill_scratch_floats(shape);
+    return (decode > prefill ? decode : prefill) + SCRATCH_ALIGNMENT;
+}
+
+inline void attend(const AttentionShape& shape, const AttentionBlock& block, float* scratch) {
+    const auto address = reinterpret_cast<uintptr_t>(scratch);
+    constexpr uintptr_t LINE = SCRATCH_ALIGNMENT * sizeof(float);
+    float* aligned = scratch + (LINE - address % LINE) % LINE / sizeof(float);
+    if (block.count == 1) {
+        attend_one(shape, block, aligned);
+    } else {
+        attend_many(shape, block, aligned);
+    }
+}
+
+}  // namespace neo_edge
