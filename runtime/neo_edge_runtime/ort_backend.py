@@ -17,9 +17,10 @@ from neo_edge.errors import (
 )
 from neo_edge.extras import require
 from neo_edge.shown import shown
+from neo_edge_runtime.cpu.decoder import CpuDecoder
 from neo_edge_runtime.graph_check import require_decoder_graph, require_vision_graph
 from neo_edge_runtime.memory import available_memory_bytes
-from neo_edge_runtime.ort_decoder import OrtDecoder, OrtDecoderState
+from neo_edge_runtime.ort_decoder import OrtDecoder
 from neo_edge_runtime.ort_memory import ort_traits, prepacked_load_bytes, private_weight_bytes
 from neo_edge_runtime.ort_session import open_session, ort_errors, run_vision, session_options
 from neo_edge_runtime.prepacked_build import open_prepacked, prepacked_variant
@@ -87,29 +88,17 @@ class OrtBackend:
         self._pack_weights = pack_weights
         self._ort, self._errors = ort, ort_errors(ort)
         self._prepacked = prepacked_variant(ort, bundle, variant_name, prepacked)
-        config, portable, cache_dtype = (
-            bundle.manifest.model,
-            variant.ops == "portable",
-            np.dtype(variant.cache_dtype),
-        )
-        self._vision, decoder = self._open_graphs(bundle, variant)
-        self._table: TokenTable | None = map_token_table(bundle, variant)
+        self._keep_scratch = keep_scratch
+        self._vision: Any = None
+        self._decoder: OrtDecoder | CpuDecoder | None = None
         self._traits = ort_traits(
-            config,
+            bundle.manifest.model,
             variant.ops,
             cache_dtype=variant.cache_dtype,
             embedding_dtype=variant.embedding_dtype,
         )
-        self._decoder: OrtDecoder | None = OrtDecoder(
-            ort,
-            decoder,
-            config.decoder,
-            cache_dtype=cache_dtype,
-            embedding_dtype=self._traits.embedding_dtype,
-            portable=portable,
-            errors=self._errors,
-            keep_scratch=keep_scratch,
-        )
+        self._open(bundle, variant)
+        self._table: TokenTable | None = map_token_table(bundle, variant)
 
     @property
     def traits(self) -> BackendTraits:
@@ -120,6 +109,11 @@ class OrtBackend:
     def prepacked(self) -> bool:
         """Whether the weights are mapped from the prepacked cache."""
         return self._prepacked is not None
+
+    @property
+    def kernels(self) -> str:
+        """What computes the decoder: `ONNX Runtime`, or kernels of our own with `AMX` or `AVX-512 VNNI`."""
+        return self._decoder.kernels if isinstance(self._decoder, CpuDecoder) else "ONNX Runtime"
 
     @property
     def token_embedding(self) -> TokenTable:
@@ -143,7 +137,7 @@ class OrtBackend:
         """Empty caches in host memory."""
         if self._decoder is None:
             raise _closed()
-        return OrtDecoderState.empty(self._decoder, batch=batch, capacity=capacity)
+        return self._decoder.new_state(batch=batch, capacity=capacity)
 
     def release_scratch(self) -> None:
         """Hands what the last prefill worked in back to the system; the next one takes it anew.
@@ -153,7 +147,7 @@ class OrtBackend:
         if self._decoder is None:
             raise _closed()
         try:
-            OrtDecoderState.empty(self._decoder, batch=1, capacity=1).release_scratch()
+            self._decoder.release_scratch()
         except self._errors as error:
             _log.warning("the decoder's scratch memory could not be given back: %s", error)
 
@@ -161,23 +155,48 @@ class OrtBackend:
         """Drops both graphs and the table; a session that is still open can only be closed."""
         self._vision = self._decoder = self._table = None
 
-    def _open_graphs(self, bundle: Bundle, variant: Variant) -> tuple[Any, Any]:  # onnxruntime has no types
+    def _open(self, bundle: Bundle, variant: Variant) -> None:
         """Vision and decoder, from the prepacked cache where there is an entry that loads."""
         _require_free_memory(bundle, variant, self._prepacked)
         if self._prepacked is not None:
             try:
-                return open_prepacked(self._ort, bundle, variant, self._prepacked, threads=self.threads)
+                return self._open_prepacked(bundle, variant, self._prepacked)
             except CacheError as error:
                 _log.warning("%s; the bundle is loaded instead", error)
                 self._prepacked = None
                 _require_free_memory(bundle, variant, None)
-        vision = self._open(bundle, variant.vision)
-        require_vision_graph(vision, bundle.manifest.model, variant)
-        decoder = self._open(bundle, variant.decoder)
+        self._vision = self._open_graph(bundle, variant.vision)
+        require_vision_graph(self._vision, bundle.manifest.model, variant)
+        decoder = self._open_graph(bundle, variant.decoder)
         require_decoder_graph(decoder, bundle.manifest.model, variant)
-        return vision, decoder
+        self._decoder = self._graph_decoder(decoder, variant)
+        return None
 
-    def _open(self, bundle: Bundle, relative: str) -> Any:
+    def _open_prepacked(self, bundle: Bundle, variant: Variant, entry: PrepackedVariant) -> None:
+        self._vision, *graphs = open_prepacked(self._ort, bundle, variant, entry, threads=self.threads)
+        if graphs:
+            self._decoder = self._graph_decoder(graphs[0], variant)
+        else:
+            self._decoder = CpuDecoder(
+                entry.folder,
+                bundle.manifest.model.decoder,
+                threads=self.threads,
+                keep_scratch=self._keep_scratch,
+            )
+
+    def _graph_decoder(self, session: Any, variant: Variant) -> OrtDecoder:
+        return OrtDecoder(
+            self._ort,
+            session,
+            self._traits.config.decoder,
+            cache_dtype=np.dtype(variant.cache_dtype),
+            embedding_dtype=self._traits.embedding_dtype,
+            portable=variant.ops == "portable",
+            errors=self._errors,
+            keep_scratch=self._keep_scratch,
+        )
+
+    def _open_graph(self, bundle: Bundle, relative: str) -> Any:
         try:
             options = session_options(self._ort, self.threads, pack_weights=self._pack_weights)
             return open_session(self._ort, bundle.path(relative), options)
@@ -217,6 +236,8 @@ def _require_version(ort: ModuleType, name: str, variant: Variant) -> None:
 def _require_free_memory(bundle: Bundle, variant: Variant, prepacked: PrepackedVariant | None) -> None:
     if prepacked is None:
         needed = private_weight_bytes(bundle.manifest, variant)
+    elif prepacked.kernels:
+        needed = 0
     else:  # the rest is mapped, and the system may take it back
         needed = prepacked_load_bytes(bundle.manifest.model, prepacked.size_bytes)
     free = available_memory_bytes()

@@ -50,6 +50,16 @@ class OrtDecoder:
         True  # between prefills: fresh pages take 3 to 5 % of the time of one of 1,024 tokens
     )
 
+    def new_state(self, *, batch: int, capacity: int) -> OrtDecoderState:
+        """Zeroed caches."""
+        return OrtDecoderState(
+            self, HostCache(self.config, batch=batch, capacity=capacity, dtype=self.cache_dtype)
+        )
+
+    def release_scratch(self) -> None:
+        """Runs one token over whatever is there, and hands the scratch back to the system."""
+        self.new_state(batch=1, capacity=1).release_scratch()
+
     def run_options(self, *, release_scratch: bool) -> Any:
         """Options of a run; None: the default ones."""
         if not release_scratch:
@@ -67,13 +77,6 @@ class OrtDecoderState(HostState):
         self._decoder = decoder
         self._step: _Binding | None = None
         self._flushing = DenormalsFlushed()
-
-    @classmethod
-    def empty(cls, decoder: OrtDecoder, *, batch: int, capacity: int) -> OrtDecoderState:
-        """Zeroed caches."""
-        return cls(
-            decoder, HostCache(decoder.config, batch=batch, capacity=capacity, dtype=decoder.cache_dtype)
-        )
 
     def release_scratch(self) -> None:
         """Runs one token of this state's first sequence over whatever was there, and hands the scratch back."""

@@ -24,11 +24,14 @@ from neo_edge.file_digest import digest_file
 from neo_edge.folder_lock import FolderLock
 from neo_edge.manifest import FileEntry
 from neo_edge_runtime.cache_folder import cache_folder, make_private, require_private
+from neo_edge_runtime.cpu.compiling import LIBRARY_FILE
+from neo_edge_runtime.cpu.layout import LAYOUT_FILE, WEIGHTS_FILE
 from neo_edge_runtime.prepacked_key import key_name
 
 DESCRIPTION = "entry.json"
 GRAPHS = ("vision.onnx", "decoder.onnx")
 _WEIGHTS = tuple(f"{name}.data" for name in GRAPHS)  # missing where all of a graph's weights are tiny
+_KERNELS = (LIBRARY_FILE, LAYOUT_FILE, WEIGHTS_FILE)  # in place of the decoder's graph
 _PARTIAL, _REMOVED = ".partial-", ".removed-"
 _MAX_DESCRIPTION_BYTES = 1 << 20
 _POLL_S = 0.2
@@ -60,8 +63,13 @@ class PrepackedVariant:
         return self.folder / GRAPHS[1]
 
     @property
+    def kernels(self) -> bool:
+        """Whether the decoder runs on kernels of our own; there is no graph of it then."""
+        return LIBRARY_FILE in self.files
+
+    @property
     def size_bytes(self) -> int:
-        """Of all its files: each weight as the bundle has it, and packed."""
+        """Of all its files: each weight as the bundle has it, and packed; only packed with kernels of our own."""
         return sum(entry.size_bytes for entry in self.files.values())
 
     def digest_faults(self, on_bytes: Callable[[int], object] | None = None) -> list[str]:
@@ -216,8 +224,10 @@ def _read(folder: Path) -> PrepackedVariant:
         raise CacheError(f"{folder} is no prepacked variant ({error}): {_REBUILD}") from error
     except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
         raise CacheError(f"{description} is damaged ({error!r}): {_REBUILD}") from error
-    faults = [f"{name} is missing" for name in GRAPHS if name not in entry.files]
-    faults += [f"{name} is unknown" for name in entry.files if name not in (*GRAPHS, *_WEIGHTS)]
+    needed = (GRAPHS[0], *_KERNELS) if entry.kernels else GRAPHS
+    known = (*needed, *(_WEIGHTS[:1] if entry.kernels else _WEIGHTS))
+    faults = [f"{name} is missing" for name in needed if name not in entry.files]
+    faults += [f"{name} is unknown" for name in entry.files if name not in known]
     if key_name(entry.key) != folder.name:
         faults.append("it is of another key")
     faults += [fault for name, file in entry.files.items() if (fault := _fault(folder / name, file))]

@@ -1,7 +1,8 @@
 """Fills the prepacked cache, and opens what is in it.
 
 ONNX Runtime writes the optimized graph, its weights and their packed forms. When it loads that, it packs each weight
-once more and, where the digest is the same, maps the packed form from the file instead of keeping its own.
+once more and, where the digest is the same, maps the packed form from the file instead of keeping its own. A quantized
+decoder gets kernels of our own instead where they can be had (`cpu/`).
 """
 
 from __future__ import annotations
@@ -17,14 +18,17 @@ from neo_edge.bundle import find_faults
 from neo_edge.errors import BundleCorruptError, CacheError, InputError, MemoryBudgetError
 from neo_edge.extras import require
 from neo_edge.progress import progress
+from neo_edge_runtime.cpu.build import add_decoder
+from neo_edge_runtime.cpu.compiling import NoKernels, require_processor, sources_digest
 from neo_edge_runtime.graph_check import require_decoder_graph, require_vision_graph
 from neo_edge_runtime.memory import available_memory_bytes
 from neo_edge_runtime.ort_memory import graph_files, prepacked_file_bytes, private_weight_bytes
 from neo_edge_runtime.ort_session import open_session, ort_errors, session_options
 from neo_edge_runtime.prepacked import GRAPHS, PrepackedCache, PrepackedVariant, mark_used
-from neo_edge_runtime.prepacked_key import PrepackedKey, prepacked_key
+from neo_edge_runtime.prepacked_key import PrepackedKey, prepacked_key, surroundings
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
     from types import ModuleType
 
     from neo_edge.bundle import Bundle
@@ -44,6 +48,7 @@ class Filled:
 
     entry: PrepackedVariant
     built: bool
+    without_kernels: str = ""  # why a quantized decoder is left to ONNX Runtime's kernels
 
 
 def prepacked_variant(
@@ -69,14 +74,18 @@ def prepacked_variant(
 
 def find_prepacked(ort: ModuleType, bundle: Bundle, variant_name: str) -> PrepackedVariant | None:
     """The variant's entry, if there is a sound one; what is wrong with another is logged."""
-    key = prepacked_key(ort, bundle, variant_name)
-    if not all(key.graphs.values()):  # of a bundle that is being written: its files have no digests yet
-        return None
+    cache = PrepackedCache()
     try:
-        return PrepackedCache().find(key.name)
+        for key in _keys(ort, bundle, variant_name):
+            if not all(
+                key.graphs.values()
+            ):  # of a bundle that is being written: its files have no digests yet
+                return None
+            if (found := cache.find(key.name)) is not None:
+                return found
     except CacheError as error:
         _log.warning("%s; the bundle is loaded instead", error)
-        return None
+    return None
 
 
 def build_prepacked(
@@ -105,25 +114,18 @@ def fill_cache(
         CacheError: the cache cannot be written or trusted, or onnxruntime fails to fill it.
     """
     ort = require("onnxruntime", extra="cpu")
-    key = prepacked_key(ort, bundle, variant_name)
-    cache = PrepackedCache()
+    cache, why_not = PrepackedCache(), ""
     try:
         with cache.locked(wait_s):
-            there = _sound(cache, key, verify=verify)
-            if there is not None:
-                mark_used(there)
-                return Filled(there, built=False)
-            variant = bundle.variant(variant_name)
-            _require_whole(bundle, variant)
-            _require_room(cache, bundle, variant)
-            written = cache.new_folder()
-            try:
-                _write(ort, bundle, variant, written, quiet=quiet)
-                root = os.path.abspath(bundle.root)
-                entry = cache.commit(written, key.name, bundle=root, variant=variant_name, key=key.to_dict())
-                return Filled(entry, built=True)
-            finally:
-                shutil.rmtree(written, ignore_errors=True)  # after a commit it has another name
+            *with_kernels, plain = _keys(ort, bundle, variant_name)
+            for key in with_kernels:
+                try:
+                    return _filled(ort, bundle, variant_name, cache, key, verify=verify, quiet=quiet)
+                except NoKernels as error:
+                    why_not = str(error)
+                    _log.info("%s of %s gets no kernels of our own: %s", variant_name, bundle.root, error)
+            there = _filled(ort, bundle, variant_name, cache, plain, verify=verify, quiet=quiet)
+            return replace(there, without_kernels=why_not)
     except OSError as error:
         raise CacheError(
             f"the cache {cache.folder} cannot be written: {error}; nothing was left there: {_ELSEWHERE}"
@@ -132,13 +134,59 @@ def fill_cache(
 
 def open_prepacked(
     ort: ModuleType, bundle: Bundle, variant: Variant, entry: PrepackedVariant, *, threads: int
-) -> tuple[Any, Any]:  # onnxruntime has no types
-    """Vision and decoder of an entry.
+) -> list[Any]:  # onnxruntime has no types
+    """The graphs of an entry: vision, and the decoder unless it has kernels of our own.
 
     Raises:
         CacheError: onnxruntime refuses them, or they are not what the manifest describes.
     """
-    return _open(ort, bundle, variant, entry.folder, threads)
+    return _open(ort, bundle, variant, entry.folder, threads, GRAPHS[:1] if entry.kernels else GRAPHS)
+
+
+def _keys(ort: ModuleType, bundle: Bundle, variant_name: str) -> list[PrepackedKey]:
+    """What an entry may be found under, the best first, the one that every machine can fill last."""
+    plain = prepacked_key(ort, bundle, variant_name)
+    if not _quantized(bundle.variant(variant_name)):
+        return [plain]
+    return [prepacked_key(ort, bundle, variant_name, kernels=sources_digest()), plain]
+
+
+def _quantized(variant: Variant) -> bool:
+    """Whether the decoder may be one that kernels of our own are for."""
+    return (
+        variant.precision in ("int8", "int4") and variant.ops == "modern" and variant.cache_dtype == "float32"
+    )
+
+
+def _filled(
+    ort: ModuleType,
+    bundle: Bundle,
+    variant_name: str,
+    cache: PrepackedCache,
+    key: PrepackedKey,
+    *,
+    verify: bool,
+    quiet: bool,
+) -> Filled:
+    """The entry of a key, in a cache that is locked; raises `NoKernels` where the key wants some."""
+    there = _sound(cache, key, verify=verify)
+    if there is not None:
+        mark_used(there)
+        return Filled(there, built=False)
+    if key.kernels:
+        here = surroundings(ort)
+        require_processor(here.architecture, here.instructions)
+    variant = bundle.variant(variant_name)
+    _require_whole(bundle, variant)
+    _require_room(cache, bundle, variant)
+    written = cache.new_folder()
+    try:
+        _write(ort, bundle, variant, written, kernels=bool(key.kernels), quiet=quiet)
+        root = os.path.abspath(bundle.root)
+        entry = cache.commit(written, key.name, bundle=root, variant=variant_name, key=key.to_dict())
+        return Filled(entry, built=True)
+    finally:
+        shutil.rmtree(written, ignore_errors=True)  # after a commit it has another name
 
 
 def _sound(cache: PrepackedCache, key: PrepackedKey, *, verify: bool) -> PrepackedVariant | None:
@@ -177,43 +225,60 @@ def _require_room(cache: PrepackedCache, bundle: Bundle, variant: Variant) -> No
         )
 
 
-def _write(ort: ModuleType, bundle: Bundle, variant: Variant, folder: Path, *, quiet: bool) -> None:
-    sources = (variant.vision, variant.decoder)
-    steps = zip(GRAPHS, sources, strict=True)
-    for name, relative in steps if quiet else progress(list(steps), "prepacking", "graphs"):
-        options = session_options(ort, threads=1)
-        options.log_severity_level = 4  # it would print its own failure to write
-        options.optimized_model_filepath = str(folder / name)
-        for entry, value in (
-            ("session.save_external_prepacked_constant_initializers", "1"),
-            ("session.optimized_model_external_initializers_file_name", f"{name}.data"),
-            ("session.optimized_model_external_initializers_min_size_in_bytes", str(_INLINE_BYTES)),
-        ):
-            options.add_session_config_entry(entry, value)
-        try:
-            open_session(ort, bundle.path(relative), options)
-        except ort_errors(ort) as error:
-            raise CacheError(
-                f"onnxruntime {ort.__version__} cannot prepack {relative} of {bundle.root} into {folder.parent} "
-                f"({str(error).strip()}); nothing was left there: {_ELSEWHERE}"
-            ) from error
-    _open(ort, bundle, variant, folder, threads=1)
+def _write(
+    ort: ModuleType, bundle: Bundle, variant: Variant, folder: Path, *, kernels: bool, quiet: bool
+) -> None:
+    def write_vision() -> None:
+        _write_graph(ort, bundle, variant.vision, folder / GRAPHS[0])
+
+    def write_decoder() -> None:
+        if kernels:
+            add_decoder(ort, bundle, variant, folder)
+        else:
+            _write_graph(ort, bundle, variant.decoder, folder / GRAPHS[1])
+
+    steps = (write_vision, write_decoder)
+    for write in steps if quiet else progress(steps, "prepacking", "graphs"):
+        write()
+    _open(ort, bundle, variant, folder, threads=1, names=GRAPHS[:1] if kernels else GRAPHS)
 
 
-def _open(ort: ModuleType, bundle: Bundle, variant: Variant, folder: Path, threads: int) -> tuple[Any, Any]:
+def _write_graph(ort: ModuleType, bundle: Bundle, relative: str, path: Path) -> None:
+    options = session_options(ort, threads=1)
+    options.log_severity_level = 4  # it would print its own failure to write
+    options.optimized_model_filepath = str(path)
+    for entry, value in (
+        ("session.save_external_prepacked_constant_initializers", "1"),
+        ("session.optimized_model_external_initializers_file_name", f"{path.name}.data"),
+        ("session.optimized_model_external_initializers_min_size_in_bytes", str(_INLINE_BYTES)),
+    ):
+        options.add_session_config_entry(entry, value)
+    try:
+        open_session(ort, bundle.path(relative), options)
+    except ort_errors(ort) as error:
+        raise CacheError(
+            f"onnxruntime {ort.__version__} cannot prepack {relative} of {bundle.root} into {path.parent.parent} "
+            f"({str(error).strip()}); nothing was left there: {_ELSEWHERE}"
+        ) from error
+
+
+def _open(
+    ort: ModuleType, bundle: Bundle, variant: Variant, folder: Path, threads: int, names: Sequence[str]
+) -> list[Any]:
     sessions, config = [], bundle.manifest.model
     refusals: tuple[type[Exception], ...] = (*ort_errors(ort), BundleCorruptError)
-    for name, check in zip(GRAPHS, (require_vision_graph, require_decoder_graph), strict=True):
+    checks = dict(zip(GRAPHS, (require_vision_graph, require_decoder_graph), strict=True))
+    for name in names:
         options = session_options(ort, threads)
         # It is optimized already; and only weights that stay as they are find their packed form.
         options.graph_optimization_level = ort.GraphOptimizationLevel.ORT_DISABLE_ALL
         try:
             session = open_session(ort, folder / name, options)
-            check(session, config, variant)
+            checks[name](session, config, variant)
         except refusals as error:
             raise CacheError(
                 f"onnxruntime {ort.__version__} cannot load {name} of {folder} ({error}): run `neo-edge prepack "
                 "--clear`, then build it anew"
             ) from error
         sessions.append(session)
-    return sessions[0], sessions[1]
+    return sessions

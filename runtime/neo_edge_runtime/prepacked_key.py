@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 
     from neo_edge.bundle import Bundle
 
-FORMAT = 1  # of an entry's files; another one is another key
+FORMAT = 2  # of an entry's files; another one is another key
 # Instruction sets that kernels are chosen by. Other flags come and go with the kernel's version.
 _INSTRUCTIONS = re.compile(r"(avx|amx|fma|f16c|sse|ssse|asimd|fphp|sve|sme(?!p)|i8mm|bf16|neon|vfp)\w*")
 
@@ -48,6 +48,7 @@ class PrepackedKey:
 
     graphs: Mapping[str, str]  # sha256 by path in the bundle, from its manifest
     surroundings: Surroundings
+    kernels: str = ""  # digest of the sources of kernels of our own; empty: ONNX Runtime's
     format: int = FORMAT
 
     @property
@@ -57,7 +58,12 @@ class PrepackedKey:
 
     def to_dict(self) -> dict[str, object]:
         """Plain values, for JSON."""
-        return {"format": self.format, "graphs": dict(self.graphs), **self.surroundings.to_dict()}
+        return {
+            "format": self.format,
+            "graphs": dict(self.graphs),
+            "kernels": self.kernels,
+            **self.surroundings.to_dict(),
+        }
 
 
 def key_name(parts: Mapping[str, object]) -> str:
@@ -65,16 +71,18 @@ def key_name(parts: Mapping[str, object]) -> str:
     return hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()
 
 
-def prepacked_key(ort: ModuleType, bundle: Bundle, variant_name: str) -> PrepackedKey:
+def prepacked_key(ort: ModuleType, bundle: Bundle, variant_name: str, *, kernels: str = "") -> PrepackedKey:
     """The key of a variant here and now.
 
     Args:
         ort: the module `onnxruntime`.
         bundle: its manifest's digests stand for the files.
         variant_name: one of its variants.
+        kernels: digest of the sources of kernels of our own; empty: ONNX Runtime's.
     """
     entries = graph_files(bundle.manifest, bundle.variant(variant_name))
-    return PrepackedKey({path: entry.sha256 for path, entry in sorted(entries.items())}, surroundings(ort))
+    graphs = {path: entry.sha256 for path, entry in sorted(entries.items())}
+    return PrepackedKey(graphs, surroundings(ort), kernels)
 
 
 def surroundings(ort: ModuleType, proc: Path = PROC) -> Surroundings:

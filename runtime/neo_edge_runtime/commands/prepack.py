@@ -89,12 +89,18 @@ def _build(args: argparse.Namespace) -> int:
             "seconds": seconds,
             "bundle_bytes": weights,
             "size_bytes": entry.size_bytes,
+            "kernels": entry.kernels,
+            "without_kernels": filled.without_kernels,
         }
         print(json.dumps(report, indent=2))
     else:
         what = f"prepacked in {seconds:.1f} s" if filled.built else "is prepacked already"
         print(f"{variant} of {args.bundle} ({show_bytes(weights)}) {what}: {show_bytes(entry.size_bytes)}")
         print(f"in {entry.folder}")
+        if entry.kernels:
+            print("the decoder runs on kernels of neo_edge's own, compiled for this processor")
+        elif filled.without_kernels:
+            print(f"the decoder runs on ONNX Runtime's kernels; neo_edge's own: {filled.without_kernels}")
     return 0
 
 
