@@ -22,13 +22,13 @@ constexpr int64_t TILE_POSITIONS = 96;  // scored before their values are summed
 constexpr int64_t DEPTH_STEP = 128;     // of the queries of one panel that stay in the first-level cache
 constexpr int64_t PANEL_VECTORS = 4;    // of 16 rows
 constexpr int SCORE_POSITIONS = 6;      // at once: 24 sums in registers
-constexpr int64_t VALUE_ROWS = 4;
 constexpr int64_t SCRATCH_ALIGNMENT = 16;
 
 // What a pass over at most PASS_ROWS rows keeps.
 struct PrefillPass {
     float* queries;  // panels of up to 64 rows: [key_dim][rows of the panel]
     float* scores;   // [row / 16][TILE_POSITIONS][16], later their exponentials
+    float* values;   // [TILE_POSITIONS][up to 64 columns]: of the tile, side by side
     float* sums;     // [row][value_dim], of exponentials times values
     float* largest;  // [row]: of the scores so far
     float* totals;   // [row]: of the exponentials so far
@@ -37,7 +37,8 @@ struct PrefillPass {
 };
 
 inline int64_t prefill_scratch_floats(const AttentionShape& shape) {
-    return PASS_ROWS * (shape.key_dim + TILE_POSITIONS + shape.value_dim + 2);
+    const int64_t values = TILE_POSITIONS * PANEL_VECTORS * LANES;
+    return PASS_ROWS * (shape.key_dim + TILE_POSITIONS + shape.value_dim + 2) + values;
 }
 
 inline int64_t least(int64_t a, int64_t b) { return a < b ? a : b; }
@@ -195,7 +196,7 @@ inline void add_values(const float* powers, const float* values, int64_t positio
     }
     for (int64_t p = 0; p < positions; ++p) {
         __m512 value[VECTORS];
-        for (int v = 0; v < VECTORS; ++v) value[v] = _mm512_loadu_ps(values + p * value_dim + v * LANES);
+        for (int v = 0; v < VECTORS; ++v) value[v] = _mm512_loadu_ps(values + (p * VECTORS + v) * LANES);
         for (int r = 0; r < ROWS; ++r) {
             const __m512 power = _mm512_set1_ps(powers[p * LANES + r]);
             for (int v = 0; v < VECTORS; ++v) sum[r][v] = _mm512_fmadd_ps(power, value[v], sum[r][v]);
@@ -206,22 +207,38 @@ inline void add_values(const float* powers, const float* values, int64_t positio
     }
 }
 
+// The same for the rows from `row` on, each with what it sees of the tile.
+template <int ROWS, int VECTORS>
+inline void add_rows(const AttentionShape& shape, const PrefillPass& pass, int64_t row, int64_t start,
+                     int64_t end, float* sums) {
+    if (row >= pass.rows) return;
+    const float* powers = pass.scores + row / LANES * LANES * TILE_POSITIONS + row % LANES;
+    const int64_t common = greatest(0, least(end, least_visible(pass, row, ROWS)) - start);
+    add_values<ROWS, VECTORS>(powers, pass.values, common, shape.value_dim, sums + row * shape.value_dim);
+    // What only some of the rows see may hold anything for the others, even no number: never times their
+    // zeros.
+    for (int64_t r = 0; r < ROWS; ++r) {
+        const int64_t rest = least(end, pass.visible[row + r]) - start - common;
+        if (rest <= 0) continue;
+        add_values<1, VECTORS>(powers + common * LANES + r, pass.values + common * VECTORS * LANES, rest,
+                               shape.value_dim, sums + (row + r) * shape.value_dim);
+    }
+}
+
+// VECTORS * 16 columns of all rows' sums.
 template <int VECTORS>
 inline void add_columns(const AttentionShape& shape, const PrefillPass& pass, const float* values,
-                        int64_t start, int64_t end, int64_t column) {
-    for (int64_t row = 0; row < pass.rows; row += VALUE_ROWS) {
-        const float* powers = pass.scores + row / LANES * LANES * TILE_POSITIONS + row % LANES;
-        float* sums = pass.sums + row * shape.value_dim + column;
-        const int64_t common = greatest(0, least(end, least_visible(pass, row, VALUE_ROWS)) - start);
-        add_values<VALUE_ROWS, VECTORS>(powers, values, common, shape.value_dim, sums);
-        // What only some of the rows see may hold anything for the others, even no number: never times their
-        // zeros.
-        for (int64_t r = 0; r < VALUE_ROWS; ++r) {
-            const int64_t rest = least(end, pass.visible[row + r]) - start - common;
-            if (rest <= 0) continue;
-            add_values<1, VECTORS>(powers + common * LANES + r, values + common * shape.value_dim, rest,
-                                   shape.value_dim, sums + r * shape.value_dim);
+                        int64_t start, int64_t end, float* sums) {
+    for (int64_t p = 0; p < end - start; ++p) {
+        for (int v = 0; v < VECTORS; ++v) {
+            const __m512 value = _mm512_loadu_ps(values + p * shape.value_dim + v * LANES);
+            _mm512_storeu_ps(pass.values + (p * VECTORS + v) * LANES, value);
         }
+    }
+    for (int64_t row = 0; row < pass.rows; row += LANES) {  // as many rows at once as registers hold
+        add_rows<6, VECTORS>(shape, pass, row, start, end, sums);
+        add_rows<5, VECTORS>(shape, pass, row + 6, start, end, sums);
+        add_rows<5, VECTORS>(shape, pass, row + 11, start, end, sums);
     }
 }
 
@@ -229,11 +246,12 @@ inline void add_tile(const AttentionShape& shape, const AttentionBlock& block, c
                      int64_t start, int64_t end) {
     for (int64_t column = 0; column < shape.value_dim; column += PANEL_VECTORS * LANES) {
         const float* values = block.values + start * shape.value_dim + column;
+        float* sums = pass.sums + column;
         switch (least(PANEL_VECTORS, (shape.value_dim - column) / LANES)) {
-            case 1: add_columns<1>(shape, pass, values, start, end, column); break;
-            case 2: add_columns<2>(shape, pass, values, start, end, column); break;
-            case 3: add_columns<3>(shape, pass, values, start, end, column); break;
-            default: add_columns<4>(shape, pass, values, start, end, column); break;
+            case 1: add_columns<1>(shape, pass, values, start, end, sums); break;
+            case 2: add_columns<2>(shape, pass, values, start, end, sums); break;
+            case 3: add_columns<3>(shape, pass, values, start, end, sums); break;
+            default: add_columns<4>(shape, pass, values, start, end, sums); break;
         }
     }
 }
@@ -293,7 +311,8 @@ inline void attend_many(const AttentionShape& shape, const AttentionBlock& block
     PrefillPass pass;
     pass.queries = scratch;
     pass.scores = pass.queries + PASS_ROWS * shape.key_dim;
-    pass.sums = pass.scores + PASS_ROWS * TILE_POSITIONS;
+    pass.values = pass.scores + PASS_ROWS * TILE_POSITIONS;
+    pass.sums = pass.values + TILE_POSITIONS * PANEL_VECTORS * LANES;
     pass.largest = pass.sums + PASS_ROWS * shape.value_dim;
     pass.totals = pass.largest + PASS_ROWS;
     const int64_t rows = block.count * (shape.heads / shape.kv_heads);
