@@ -24,7 +24,9 @@ struct Aligned {
 
 using Random = std::mt19937;
 
-int number(Random& random, int least, int most) { return std::uniform_int_distribution<int>(least, most)(random); }
+int number(Random& random, int least, int most) {
+    return std::uniform_int_distribution<int>(least, most)(random);
+}
 
 // A matrix of 16 outputs, in the kernel's layout.
 struct Matrix {
@@ -33,7 +35,8 @@ struct Matrix {
         for (int64_t column = 0; column < PANEL; ++column) {
             int32_t sum = 0;
             for (int64_t k = 0; k < inputs; ++k) {
-                const int weight = extreme ? 127 - 254 * static_cast<int>(column % 2) : number(random, -127, 127);
+                const int extremes[] = {127, -127};
+                const int weight = extreme ? extremes[column % 2] : number(random, -127, 127);
                 sum += weight;
                 weights.data[at(k, column)] = static_cast<int8_t>(weight);
             }
@@ -60,7 +63,8 @@ bool check(int64_t count, int64_t inputs, int64_t stride, bool extreme, Random& 
     const int64_t padded_rows = round_up(count, ROW_BLOCK);
     Aligned<uint8_t> values(padded_rows * stride);
     for (int64_t i = 0; i < padded_rows * stride; ++i) {
-        values.data[i] = static_cast<uint8_t>(extreme ? i / stride % 3 ? 255 : 0 : number(random, 0, 255));
+        const int extremes[] = {0, 255, 255};
+        values.data[i] = static_cast<uint8_t>(extreme ? extremes[i / stride % 3] : number(random, 0, 255));
     }
     std::vector<float> largest;
     for (int64_t r = 0; r < count; ++r) largest.push_back(static_cast<float>(number(random, 1, 100000)) * 1e-3F);
@@ -75,8 +79,8 @@ bool check(int64_t count, int64_t inputs, int64_t stride, bool extreme, Random& 
         _mm512_storeu_ps(place, left);
         _mm512_storeu_ps(place + PANEL, right);
     };
-    int8_two_panels(Int8Rows{values.data, stride, largest.data(), count}, inputs, first.panel(), second.panel(),
-                    store);
+    const Int8Rows rows{values.data, stride, largest.data(), count};
+    int8_two_panels(rows, inputs, first.panel(), second.panel(), store);
 
     const std::string what = std::to_string(count) + " rows of " + std::to_string(inputs) + " inputs" +
                              (extreme ? ", extreme" : "");
@@ -87,12 +91,13 @@ bool check(int64_t count, int64_t inputs, int64_t stride, bool extreme, Random& 
             return false;
         }
         for (int64_t i = 0; i < 2 * PANEL; ++i) {
-            const float want = expected(i < PANEL ? first : second, values.data + row * stride, inputs, i % PANEL,
-                                        largest[at]);
+            const Matrix& matrix = i < PANEL ? first : second;
+            const float want = expected(matrix, values.data + row * stride, inputs, i % PANEL, largest[at]);
             const float got = results[static_cast<size_t>(row * 2 * PANEL + i)];
             if (got != want) {
-                std::printf("%s: row %d, output %d: %.9g instead of %.9g\n", what.c_str(), static_cast<int>(row),
-                            static_cast<int>(i), static_cast<double>(got), static_cast<double>(want));
+                std::printf("%s: row %d, output %d: %.9g instead of %.9g\n", what.c_str(),
+                            static_cast<int>(row), static_cast<int>(i), static_cast<double>(got),
+                            static_cast<double>(want));
                 return false;
             }
         }
@@ -111,7 +116,7 @@ int main() {
             }
         }
     }
-    // Several turns of the blocks, inputs that are padded, and rows that lie further apart than they are long.
+    // Several turns of the blocks, inputs that are padded, rows that lie further apart than they are long.
     if (!check(545, 1088, 1088, false, random) || !check(5, 100, 128, false, random) ||
         !check(70, 2048, 2112, false, random)) {
         return 1;

@@ -25,7 +25,7 @@ inline __m512i four_inputs(const uint8_t* values) {
     return _mm512_set1_epi32(four);
 }
 
-// One row waits for memory alone. Four streams keep more of it under way than two: each panel is read in two halves.
+// One row waits for memory alone. Four streams keep more of it under way than two: each panel is read in halves.
 template <class Store>
 void int8_one_row(const Int8Rows& rows, int64_t inputs, const Int8Panel& first, const Int8Panel& second,
                   Store&& store) {
@@ -82,7 +82,9 @@ void int8_vnni(const Int8Rows& rows, int64_t inputs, const Int8Panel& first, con
                Store&& store) {
     constexpr int MOST = 12;  // 24 registers of sums, two of weights and one of activations
     int64_t row = 0;
-    for (; row + MOST <= rows.count; row += MOST) int8_vnni_rows<MOST>(rows, row, inputs, first, second, store);
+    for (; row + MOST <= rows.count; row += MOST) {
+        int8_vnni_rows<MOST>(rows, row, inputs, first, second, store);
+    }
     for (; row < rows.count; row += 4) int8_vnni_rows<4>(rows, row, inputs, first, second, store);
 }
 
@@ -92,6 +94,40 @@ constexpr int64_t TILE_ROWS = 16;
 constexpr int64_t TILE_BYTES = 1024;
 
 using TileSums = int32_t[TILE_ROWS][PANEL];
+
+// Brings the weights behind two panels, most often the next ones to be asked for, to the L2 cache bit by bit.
+//
+// Addresses and not pointers: nothing need lie there, and fetching ahead of it does no harm.
+class WeightsAhead {
+public:
+    // `steps` is how often `fetch` will be called.
+    WeightsAhead(const Int8Panel& first, const Int8Panel& second, int64_t inputs, int64_t steps) {
+        const auto panel = static_cast<uintptr_t>(inputs * PANEL);
+        const auto start = reinterpret_cast<uintptr_t>(first.weights);
+        const auto second_start = reinterpret_cast<uintptr_t>(second.weights);
+        const bool neighbours = second_start == start + panel;
+        first_ = start + (neighbours ? 2 * panel : panel);
+        second_ = second_start + (neighbours ? 2 * panel : panel);
+        left_ = inputs * PANEL / LINE_BYTES;
+        at_once_ = (left_ + steps - 1) / steps;
+    }
+
+    void fetch() {
+        for (int64_t i = std::min(at_once_, left_); i > 0; --i) {
+            _mm_prefetch(reinterpret_cast<const char*>(first_), _MM_HINT_T1);
+            _mm_prefetch(reinterpret_cast<const char*>(second_), _MM_HINT_T1);
+            first_ += LINE_BYTES;
+            second_ += LINE_BYTES;
+            --left_;
+        }
+    }
+
+private:
+    uintptr_t first_;
+    uintptr_t second_;
+    int64_t left_;
+    int64_t at_once_;
+};
 
 // 16 rows, with the inputs in two halves: four sums that do not wait for each other.
 template <class Store>
@@ -137,7 +173,7 @@ void int8_amx_16_rows(const Int8Rows& rows, int64_t row, int64_t inputs, const I
 
 // Adds to the sums of 32 rows what inputs [begin, end) give; the sums begin with zero where begin is zero.
 inline void int8_amx_32_rows(const uint8_t* values, int64_t stride, int64_t begin, int64_t end,
-                             const int8_t* first, const int8_t* second, TileSums* sums) {
+                             const int8_t* first, const int8_t* second, WeightsAhead& ahead, TileSums* sums) {
     if (begin == 0) {
         _tile_zero(0);
         _tile_zero(1);
@@ -157,6 +193,7 @@ inline void int8_amx_32_rows(const uint8_t* values, int64_t stride, int64_t begi
         _tile_dpbusd(1, 4, 7);
         _tile_loadd(5, values + TILE_ROWS * stride + k, stride);
         _tile_dpbusd(2, 5, 6);
+        ahead.fetch();
         _tile_dpbusd(3, 5, 7);
     }
     _tile_stored(0, sums[0], LINE_BYTES);
@@ -169,11 +206,13 @@ inline void int8_amx_32_rows(const uint8_t* values, int64_t stride, int64_t begi
 template <class Store>
 void int8_amx(const Int8Rows& rows, int64_t inputs, const Int8Panel& first, const Int8Panel& second,
               Store&& store) {
-    constexpr int64_t PART = 1024;   // inputs of two panels: 32 KB
+    constexpr int64_t PART = 512;    // inputs of two panels: 16 KB
     constexpr int64_t TOGETHER = 8;  // blocks of rows whose sums are kept: 32 KB
     const Tiles tiles;
     alignas(64) TileSums sums[TOGETHER][4];
-    const int64_t blocks = rows.count % ROW_BLOCK > TILE_ROWS ? rows.count / ROW_BLOCK + 1 : rows.count / ROW_BLOCK;
+    // 16 rows or fewer at the end are no block of their own.
+    const int64_t blocks = (rows.count + ROW_BLOCK - TILE_ROWS - 1) / ROW_BLOCK;
+    WeightsAhead ahead(first, second, inputs, std::max(blocks * inputs / DEPTH, int64_t{1}));
     for (int64_t from = 0; from < blocks; from += TOGETHER) {
         const int64_t to = std::min(from + TOGETHER, blocks);
         for (int64_t k = 0; k < inputs; k += PART) {
@@ -181,7 +220,7 @@ void int8_amx(const Int8Rows& rows, int64_t inputs, const Int8Panel& first, cons
                 const int64_t row = block * ROW_BLOCK;
                 TileSums* kept = sums[block - from];
                 int8_amx_32_rows(rows.values + row * rows.stride, rows.stride, k, std::min(k + PART, inputs),
-                                 first.weights, second.weights, kept);
+                                 first.weights, second.weights, ahead, kept);
                 if (k + PART < inputs) continue;
                 for (int64_t r = 0; r < std::min(ROW_BLOCK, rows.count - row); ++r) {
                     const int64_t half = r / TILE_ROWS * 2;
@@ -197,6 +236,12 @@ void int8_amx(const Int8Rows& rows, int64_t inputs, const Int8Panel& first, cons
 }
 
 #endif
+
+// How many rows a caller should take through all its panels before it goes on: they stay in the L2 cache.
+constexpr int64_t int8_rows_together(int64_t stride) {
+    constexpr int64_t CACHED = 1 << 20;  // half of a core's L2 cache
+    return std::max(CACHED / stride / ROW_BLOCK * ROW_BLOCK, ROW_BLOCK);
+}
 
 // Calls store(row, results of the first panel, results of the second), 16 each, once for every row.
 template <class Store>
