@@ -16,6 +16,13 @@ namespace neo_edge {
 constexpr int64_t CHUNK_POSITIONS = 256;  // scored before their values are summed
 constexpr int64_t VALUE_POSITIONS = 32;   // whose values stay in the first-level cache for all heads
 
+// Asks for what is read soon; behind the end of the cache that is nothing. Faster than leaving it to the
+// processor.
+inline void fetch_ahead(const float* at, int64_t floats) {
+    const auto address = reinterpret_cast<uintptr_t>(at) + static_cast<uintptr_t>(floats) * sizeof(float);
+    _mm_prefetch(reinterpret_cast<const char*>(address), _MM_HINT_T0);
+}
+
 // Chunk scores of every head, sums of every head, and two numbers a head.
 inline int64_t decode_scratch_floats(const AttentionShape& shape) {
     return shape.heads / shape.kv_heads * (CHUNK_POSITIONS + shape.value_dim + 2);
@@ -58,6 +65,7 @@ inline void score_heads(const float* queries, const float* keys, int64_t key_dim
         __m512 query[HEADS];
         for (int h = 0; h < HEADS; ++h) query[h] = _mm512_loadu_ps(queries + h * key_dim + k);
         for (int p = 0; p < POSITIONS; ++p) {
+            fetch_ahead(key[p] + k, 2 * POSITIONS * key_dim);
             const __m512 part = _mm512_loadu_ps(key[p] + k);
             for (int h = 0; h < HEADS; ++h) {
                 sums[h * POSITIONS + p] = _mm512_fmadd_ps(query[h], part, sums[h * POSITIONS + p]);
@@ -115,7 +123,10 @@ inline void add_heads(const float* powers, const float* values, int64_t position
     }
     for (int64_t p = 0; p < positions; ++p) {
         __m512 value[VECTORS];
-        for (int v = 0; v < VECTORS; ++v) value[v] = _mm512_loadu_ps(values + p * value_dim + v * LANES);
+        for (int v = 0; v < VECTORS; ++v) {
+            fetch_ahead(values + p * value_dim + v * LANES, VALUE_POSITIONS / 2 * value_dim);
+            value[v] = _mm512_loadu_ps(values + p * value_dim + v * LANES);
+        }
         for (int h = 0; h < HEADS; ++h) {
             const __m512 power = _mm512_set1_ps(powers[h * CHUNK_POSITIONS + p]);
             for (int v = 0; v < VECTORS; ++v) sum[h][v] = _mm512_fmadd_ps(power, value[v], sum[h][v]);
