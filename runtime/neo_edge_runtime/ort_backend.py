@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import os
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -183,6 +184,8 @@ class OrtBackend:
                 threads=self.threads,
                 keep_scratch=self._keep_scratch,
             )
+            # Scores are never all there at once, and visibility is no mask.
+            self._traits = replace(self._traits, score_buffers=0.0, mask_buffers=0)
 
     def _graph_decoder(self, session: Any, variant: Variant) -> OrtDecoder:
         return OrtDecoder(
@@ -236,10 +239,8 @@ def _require_version(ort: ModuleType, name: str, variant: Variant) -> None:
 def _require_free_memory(bundle: Bundle, variant: Variant, prepacked: PrepackedVariant | None) -> None:
     if prepacked is None:
         needed = private_weight_bytes(bundle.manifest, variant)
-    elif prepacked.kernels:
-        needed = 0
     else:  # the rest is mapped, and the system may take it back
-        needed = prepacked_load_bytes(bundle.manifest.model, prepacked.size_bytes)
+        needed = prepacked_load_bytes(bundle.manifest.model, prepacked.graph_bytes)
     free = available_memory_bytes()
     if free is not None and needed > free:
         raise MemoryBudgetError(
