@@ -1,6 +1,7 @@
 """How the decoder's weights lie in one file, for the kernels of `src/` to read where they are mapped.
 
-The widths of the model and the kind of each product say where everything lies; only they are stored beside it.
+Where everything lies follows from the widths of the model and how each product is stored. It is written down beside
+it all the same: a description that does not agree with itself is damaged.
 """
 
 from __future__ import annotations
@@ -46,7 +47,8 @@ class Storage:
 
     def __post_init__(self) -> None:
         """Raises `ValueError` for what no kernel reads."""
-        if (self.kind, self.block) != ("int8", None) and not (self.kind == "int4" and self.block in BLOCKS):
+        known = self.block is None if self.kind == "int8" else self.kind == "int4" and self.block in BLOCKS
+        if not known or isinstance(self.block, float):
             raise ValueError(f"no kernel reads {self.kind} weights in blocks of {self.block}")
 
 
@@ -138,8 +140,17 @@ class DecoderLayout:
 
     def to_dict(self) -> dict[str, object]:
         """Plain values, for JSON."""
-        stored = {name: asdict(product.storage) for name, product in self.products.items()}
-        return {"format": FORMAT, "widths": asdict(self.widths), "products": stored}
+        products = {
+            name: {**asdict(product), "weights_bytes": product.weights_bytes}
+            for name, product in self.products.items()
+        }
+        return {
+            "format": FORMAT,
+            "widths": asdict(self.widths),
+            "products": products,
+            "vectors": dict(self.vectors),
+            "size_bytes": self.size_bytes,
+        }
 
 
 def plan_layout(widths: DecoderWidths, storage: Mapping[str, Storage]) -> DecoderLayout:
@@ -217,7 +228,7 @@ def read_layout(folder: Path, config: DecoderConfig) -> DecoderLayout:
 
 def _parse(data: object) -> DecoderLayout:
     """Reads `DecoderLayout.to_dict`'s form; raises `ValueError`."""
-    parts = _record(data, ("format", "widths", "products"), LAYOUT_FILE)
+    parts = _record(data, ("format", "widths", "products", "vectors", "size_bytes"), LAYOUT_FILE)
     if parts["format"] != FORMAT:
         raise ValueError(f"its format is {parts['format']!r}; this release reads {FORMAT}")
     widths = _record(parts["widths"], [field.name for field in fields(DecoderWidths)], "its widths")
@@ -226,11 +237,16 @@ def _parse(data: object) -> DecoderLayout:
         raise ValueError("its products are no object")
     storage = {}
     for name, stored in products.items():
-        entry = _record(stored, [field.name for field in fields(Storage)], name)
-        if type(entry["block"]) not in (int, type(None)):
-            raise ValueError(f"the block of {name} is {entry['block']!r}")
+        if not isinstance(stored, dict):
+            raise ValueError(f"what it says of {name} is no object")
+        entry = _record(
+            stored.get("storage"), [field.name for field in fields(Storage)], f"the storage of {name}"
+        )
         storage[name] = Storage(**entry)
-    return plan_layout(DecoderWidths(**widths), storage)
+    layout = plan_layout(DecoderWidths(**widths), storage)
+    if layout.to_dict() != parts:
+        raise ValueError(f"{LAYOUT_FILE} contradicts itself")
+    return layout
 
 
 def _record(data: object, names: Collection[str], what: str) -> dict[str, Any]:  # values are JSON's
