@@ -28,6 +28,7 @@ class OpenedBackend:
     variant: str
     threads: int  # of the host's operators
     prepacked: bool = False  # the weights are mapped from the prepacked cache
+    kernels: str = ""  # what computes the decoder on a CPU, see `OrtBackend.kernels`; empty: another device
 
 
 def backend_name(asked: str | None) -> BackendName:
@@ -74,7 +75,7 @@ def open_backend(
 
         chosen = variant or runnable_variants(bundle)[0]
         host = OrtBackend(bundle, chosen, threads=threads, keep_scratch=keep_scratch, prepacked=prepacked)
-        return OpenedBackend(name, host, chosen, host.threads, host.prepacked)
+        return OpenedBackend(name, host, chosen, host.threads, host.prepacked, host.kernels)
     if prepacked == "build":
         raise InputError(
             f"prepacked is 'build' and the backend {name}: prepacked weights are the CPU's; leave it out for a GPU"

@@ -8,6 +8,7 @@ from importlib.metadata import distributions
 from neo_edge.errors import BrokenPackageError, MissingExtraError
 from neo_edge.extras import require
 from neo_edge.finding import Finding
+from neo_edge_runtime.cpu.findings import kernel_findings
 from neo_edge_runtime.gpu_findings import gpu_findings
 from neo_edge_runtime.ort_backend import MODERN_ORT, ort_version
 
@@ -17,6 +18,7 @@ ONNX_RUNTIME = "onnxruntime"
 def findings() -> Iterable[Finding]:
     """Whether bundles run here, and which."""
     yield from _onnxruntime()
+    yield from kernel_findings()
     yield from gpu_findings()
 
 

@@ -42,6 +42,7 @@ class Prepacked:
 
     size_bytes: int  # of its files: each weight as it is computed with, and packed
     load_bytes: int  # private memory that loading takes for a moment
+    kernels: bool  # the decoder runs on kernels of our own; its weights are there once, packed
 
 
 @dataclass(frozen=True)
@@ -224,13 +225,14 @@ def _prepacked_entries(bundle: Bundle) -> dict[str, PrepackedVariant]:
 def _private_weights(manifest: Manifest, variant: Variant, entry: PrepackedVariant | None) -> int:
     if entry is None:
         return private_weight_bytes(manifest, variant)
-    return sum(entry.files[name].size_bytes for name in GRAPHS)  # the graphs and their smallest weights
+    # The graphs and their smallest weights.
+    return sum(entry.files[name].size_bytes for name in GRAPHS if name in entry.files)
 
 
 def _prepacked(config: ModelConfig, entry: PrepackedVariant | None) -> Prepacked | None:
     if entry is None:
         return None
-    return Prepacked(entry.size_bytes, prepacked_load_bytes(config, entry.size_bytes))
+    return Prepacked(entry.size_bytes, prepacked_load_bytes(config, entry.graph_bytes), entry.kernels)
 
 
 def _parameters(config: ModelConfig) -> int:

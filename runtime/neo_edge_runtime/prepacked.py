@@ -72,6 +72,11 @@ class PrepackedVariant:
         """Of all its files: each weight as the bundle has it, and packed; only packed with kernels of our own."""
         return sum(entry.size_bytes for entry in self.files.values())
 
+    @property
+    def graph_bytes(self) -> int:
+        """Of what ONNX Runtime loads; the rest is only mapped."""
+        return sum(entry.size_bytes for name, entry in self.files.items() if name not in _KERNELS)
+
     def digest_faults(self, on_bytes: Callable[[int], object] | None = None) -> list[str]:
         """Files that were altered, one line each; reads all of them."""
         return [

@@ -88,11 +88,16 @@ def prepacked_key(ort: ModuleType, bundle: Bundle, variant_name: str, *, kernels
 def surroundings(ort: ModuleType, proc: Path = PROC) -> Surroundings:
     """Those of this process; `proc` is where Linux describes the processor."""
     cpuinfo = read_text(proc / "cpuinfo")
-    listed = re.search(r"^(?:flags|Features)\s*:\s*(.+)$", cpuinfo, re.MULTILINE)
-    flags = set(listed[1].split()) if listed else set()
     return Surroundings(
         onnxruntime=f"{ort.__version__} ({ort.get_build_info()})",
         architecture=platform.machine(),
         cpu=cpu_name(cpuinfo),
-        instructions=tuple(sorted(flag for flag in flags if _INSTRUCTIONS.fullmatch(flag))),
+        instructions=instruction_sets(cpuinfo),
     )
+
+
+def instruction_sets(cpuinfo: str) -> tuple[str, ...]:
+    """Those that kernels are chosen by, sorted, as Linux's description of the processor lists them."""
+    listed = re.search(r"^(?:flags|Features)\s*:\s*(.+)$", cpuinfo, re.MULTILINE)
+    flags = set(listed[1].split()) if listed else set()
+    return tuple(sorted(flag for flag in flags if _INSTRUCTIONS.fullmatch(flag)))

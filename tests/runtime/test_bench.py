@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -215,6 +216,18 @@ def test_the_table_has_means_deviations_and_ratios(found: Figures) -> None:
     assert "0.9" in rows["tg4"].split("|")[4]
     assert rows["first token"].split("|")[2].strip().endswith("± 0.00")
     assert len({len(line) for line in lines if line.startswith("|") and "pp" in line}) == 1
+
+
+def test_what_computes_the_decoder_is_named(found: Figures) -> None:
+    on_gpu, plain, ours = (replace(report(found), kernels=name) for name in ("", "ONNX Runtime", "AMX"))
+    assert "computed by" not in list(on_gpu.lines())[1]
+    assert list(plain.lines())[1].endswith(", decoder computed by ONNX Runtime")
+    assert list(ours.lines())[1].endswith(", decoder computed by neo_edge's own kernels (AMX)")
+    assert [one.to_json()["decoder_kernels"] for one in (on_gpu, plain, ours)] == [
+        None,
+        "ONNX Runtime",
+        "AMX",
+    ]
 
 
 def test_json_has_every_repetition(found: Figures) -> None:

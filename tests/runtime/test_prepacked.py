@@ -7,6 +7,7 @@ import shutil
 import subprocess
 import sys
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 from types import ModuleType
 
@@ -16,8 +17,10 @@ from tiny_golden import append_text
 
 import neo_edge
 from neo_edge.bundle import Bundle, open_bundle
+from neo_edge.cli import main
 from neo_edge.errors import InputError, MemoryBudgetError
-from neo_edge_runtime import Session, ort_backend, prepacked_build
+from neo_edge.manifest import FileEntry
+from neo_edge_runtime import Session, inspection, ort_backend, prepacked_build
 from neo_edge_runtime.inspection import inspect
 from neo_edge_runtime.ort_backend import OrtBackend
 from neo_edge_runtime.prepacked import PrepackedCache, PrepackedVariant
@@ -188,6 +191,29 @@ def test_inspect_says_which_weights_are_mapped(prepacked_entry: PrepackedVariant
         path.stat().st_size for path in (prepacked_entry.vision, prepacked_entry.decoder)
     )
     assert variants["fp32-portable"].prepacked is None
+
+
+def test_inspect_says_where_a_decoder_has_kernels_of_our_own(
+    prepacked_entry: PrepackedVariant,
+    tiny_bundle: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    assert not inspect(tiny_bundle).to_dict()["variants"]["fp32"]["prepacked"]["kernels"]  # type: ignore[index]
+    graph = {name: entry for name, entry in prepacked_entry.files.items() if name.startswith("vision.onnx")}
+    mapped = {name: FileEntry(1000, "") for name in ("decoder.so", "decoder.json", "decoder.weights")}
+    with_kernels = replace(prepacked_entry, files={**graph, **mapped})
+    monkeypatch.setattr(
+        inspection, "find_prepacked", lambda _ort, _bundle, name: with_kernels if name == "fp32" else None
+    )
+    report = inspect(tiny_bundle).variants["fp32"]
+    assert report.prepacked is not None
+    assert report.prepacked.kernels
+    assert report.prepacked.size_bytes == with_kernels.graph_bytes + 3000
+    assert 0 < report.prepacked.load_bytes <= with_kernels.graph_bytes // 2
+    assert report.memory.weights == graph["vision.onnx"].size_bytes
+    assert main(["inspect", str(tiny_bundle)]) == 0
+    assert "its decoder runs on kernels of neo_edge's own" in " ".join(capsys.readouterr().out.split())
 
 
 def test_using_an_entry_is_remembered(

@@ -159,6 +159,7 @@ def _measure(
         prepacked=opened.prepacked,
         figures=figures,
         backend=opened.name,
+        kernels=opened.kernels,
     )
 
 

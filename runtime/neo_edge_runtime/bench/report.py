@@ -28,6 +28,7 @@ class BenchReport:
     prepacked: bool  # the weights are mapped from the prepacked cache
     figures: Figures
     backend: str = "onnxruntime"
+    kernels: str = ""  # what computes the decoder on a CPU; empty: another device
 
     def lines(self) -> Iterator[str]:
         """For people: facts, then two tables in Markdown; every figure is mean ± standard deviation."""
@@ -39,6 +40,7 @@ class BenchReport:
             f"loaded in {self.load_seconds:.2f} s, peak memory {'unknown' if peak is None else show_bytes(peak)}, "
             f"decoder weights {show_bytes(figures.weight_bytes)}"
             f"{', mapped from the prepacked cache' if self.prepacked else ''}"
+            f"{self._computed_by()}"
         )
         if figures.peak_device_bytes is not None:
             yield f"peak device memory {show_bytes(figures.peak_device_bytes)}, of all programs since the start"
@@ -54,6 +56,11 @@ class BenchReport:
         else:
             yield "no image: this bundle knows no image tokens"
 
+    def _computed_by(self) -> str:
+        if self.kernels in ("", "ONNX Runtime"):
+            return f", decoder computed by {self.kernels}" if self.kernels else ""
+        return f", decoder computed by neo_edge's own kernels ({self.kernels})"
+
     def to_json(self) -> dict[str, object]:
         """For scripts: seconds and shares of every repetition, and their means."""
         figures = self.figures
@@ -66,6 +73,7 @@ class BenchReport:
             "date": self.date,
             "load_seconds": self.load_seconds,
             "prepacked": self.prepacked,
+            "decoder_kernels": self.kernels or None,
             "peak_memory_bytes": figures.peak_memory_bytes,
             "peak_device_memory_bytes": figures.peak_device_bytes,
             "matrix_operations_per_second": figures.matrix_rate,

@@ -108,7 +108,8 @@ def _lines(report: ModelReport) -> Iterator[str]:
             yield from _wrapped(
                 f"{name} is prepacked",
                 f"its weights are mapped from this machine's cache ({show_bytes(variant.prepacked.size_bytes)}) and "
-                f"shared by processes; loading takes {show_bytes(variant.prepacked.load_bytes)} for a moment",
+                f"shared by processes; loading takes {show_bytes(variant.prepacked.load_bytes)} for a moment"
+                + ("; its decoder runs on kernels of neo_edge's own" if variant.prepacked.kernels else ""),
             )
     if report.calibrations:
         yield ""
