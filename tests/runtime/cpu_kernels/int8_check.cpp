@@ -67,7 +67,9 @@ bool check(int64_t count, int64_t inputs, int64_t stride, bool extreme, Random& 
         values.data[i] = static_cast<uint8_t>(extreme ? extremes[i / stride % 3] : number(random, 0, 255));
     }
     std::vector<float> largest;
-    for (int64_t r = 0; r < count; ++r) largest.push_back(static_cast<float>(number(random, 1, 100000)) * 1e-3F);
+    for (int64_t r = 0; r < count; ++r) {
+        largest.push_back(static_cast<float>(number(random, 1, 100000)) * 1e-3F);
+    }
     const Matrix first(inputs, extreme, random);
     const Matrix second(inputs, extreme, random);
 

@@ -6,6 +6,7 @@
 #include <algorithm>
 #include <cstdint>
 #include <cstring>
+#include <utility>
 
 #include "amx.h"
 #include "types.h"
@@ -25,7 +26,7 @@ inline __m512i four_inputs(const uint8_t* values) {
     return _mm512_set1_epi32(four);
 }
 
-// One row waits for memory alone. Four streams keep more of it under way than two: each panel is read in halves.
+// One row waits for memory alone. Each panel is read in two halves: four streams keep more of it under way.
 template <class Store>
 void int8_one_row(const Int8Rows& rows, int64_t inputs, const Int8Panel& first, const Int8Panel& second,
                   Store&& store) {
@@ -54,38 +55,45 @@ void int8_one_row(const Int8Rows& rows, int64_t inputs, const Int8Panel& first, 
           int8_scaled(_mm512_add_epi32(sums[2], sums[3]), second, rows.largest[0]));
 }
 
-// Rows [row, row + COUNT) with sums in registers.
-template <int COUNT, class Store>
+// Rows [row, row + the number of ROW) with their sums in registers: the loops over rows are unrolled by hand, since
+// compilers leave arrays that they unroll late in memory.
+template <class Store, int... ROW>
 void int8_vnni_rows(const Int8Rows& rows, int64_t row, int64_t inputs, const Int8Panel& first,
-                    const Int8Panel& second, Store&& store) {
-    __m512i sums[COUNT][2];
-    for (int r = 0; r < COUNT; ++r) sums[r][0] = sums[r][1] = _mm512_setzero_si512();
+                    const Int8Panel& second, Store&& store, std::integer_sequence<int, ROW...>) {
+    __m512i lefts[] = {(static_cast<void>(ROW), _mm512_setzero_si512())...};
+    __m512i rights[] = {(static_cast<void>(ROW), _mm512_setzero_si512())...};
     const uint8_t* values = rows.values + row * rows.stride;
     for (int64_t k = 0; k < inputs; k += 4) {
         const __m512i left = _mm512_load_si512(first.weights + k * PANEL);
         const __m512i right = _mm512_load_si512(second.weights + k * PANEL);
-        for (int r = 0; r < COUNT; ++r) {
-            const __m512i four = four_inputs(values + r * rows.stride + k);
-            sums[r][0] = _mm512_dpbusd_epi32(sums[r][0], four, left);
-            sums[r][1] = _mm512_dpbusd_epi32(sums[r][1], four, right);
-        }
+        const auto add = [&](__m512i& left_sums, __m512i& right_sums, const uint8_t* place) {
+            const __m512i four = four_inputs(place);
+            left_sums = _mm512_dpbusd_epi32(left_sums, four, left);
+            right_sums = _mm512_dpbusd_epi32(right_sums, four, right);
+        };
+        (add(lefts[ROW], rights[ROW], values + ROW * rows.stride + k), ...);
     }
-    for (int r = 0; r < COUNT; ++r) {
-        if (row + r >= rows.count) break;
-        const float largest = rows.largest[row + r];
-        store(row + r, int8_scaled(sums[r][0], first, largest), int8_scaled(sums[r][1], second, largest));
-    }
+    const auto give = [&](int64_t at, __m512i left_sums, __m512i right_sums) {
+        if (at >= rows.count) return;
+        const float largest = rows.largest[at];
+        store(at, int8_scaled(left_sums, first, largest), int8_scaled(right_sums, second, largest));
+    };
+    (give(row + ROW, lefts[ROW], rights[ROW]), ...);
 }
 
 template <class Store>
 void int8_vnni(const Int8Rows& rows, int64_t inputs, const Int8Panel& first, const Int8Panel& second,
                Store&& store) {
-    constexpr int MOST = 12;  // 24 registers of sums, two of weights and one of activations
+    // 12 rows fill 24 registers with sums, and leave some for weights and activations.
     int64_t row = 0;
-    for (; row + MOST <= rows.count; row += MOST) {
-        int8_vnni_rows<MOST>(rows, row, inputs, first, second, store);
+    for (; rows.count - row > 8; row += 12) {
+        int8_vnni_rows(rows, row, inputs, first, second, store, std::make_integer_sequence<int, 12>());
     }
-    for (; row < rows.count; row += 4) int8_vnni_rows<4>(rows, row, inputs, first, second, store);
+    if (rows.count - row > 4) {
+        int8_vnni_rows(rows, row, inputs, first, second, store, std::make_integer_sequence<int, 8>());
+    } else if (rows.count > row) {
+        int8_vnni_rows(rows, row, inputs, first, second, store, std::make_integer_sequence<int, 4>());
+    }
 }
 
 #if defined(NEO_EDGE_AMX)
