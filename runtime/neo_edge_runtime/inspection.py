@@ -8,7 +8,7 @@ from collections import Counter
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import Literal, get_args
+from typing import TYPE_CHECKING, Literal, get_args
 
 from neo_edge.bundle import Bundle, open_bundle
 from neo_edge.checkpoint import EMBEDDING, expected_tensors, open_checkpoint
@@ -22,6 +22,7 @@ from neo_edge.tokenizer import load_tokenizer
 from neo_edge_runtime.engine_inspection import EngineReport, inspect_engines
 from neo_edge_runtime.memory_forecast import MemoryForecast, forecast
 from neo_edge_runtime.ort_memory import (
+    kernel_traits,
     ort_traits,
     prepacked_load_bytes,
     private_weight_bytes,
@@ -29,6 +30,9 @@ from neo_edge_runtime.ort_memory import (
 )
 from neo_edge_runtime.prepacked import GRAPHS, PrepackedVariant
 from neo_edge_runtime.prepacked_build import find_prepacked
+
+if TYPE_CHECKING:
+    from neo_edge_runtime.backend import BackendTraits
 
 DEFAULT_CONTEXT_TOKENS = 4096
 _LAYER_NUMBER = r"\.\d+\."
@@ -109,12 +113,7 @@ def _inspect_bundle(path: Path, context_tokens: int) -> ModelReport:
             ops=variant.ops,
             size_bytes=_variant_bytes(manifest, name),
             memory=forecast(
-                ort_traits(
-                    config,
-                    variant.ops,
-                    cache_dtype=variant.cache_dtype,
-                    embedding_dtype=variant.embedding_dtype,
-                ),
+                _traits(config, variant, entries.get(name)),
                 weights=_private_weights(manifest, variant, entries.get(name)),
                 context_tokens=context_tokens,
                 picture_tokens=picture_tokens,
@@ -220,6 +219,13 @@ def _prepacked_entries(bundle: Bundle) -> dict[str, PrepackedVariant]:
         return {}
     found = {name: find_prepacked(ort, bundle, name) for name in bundle.manifest.variants}
     return {name: entry for name, entry in found.items() if entry is not None}
+
+
+def _traits(config: ModelConfig, variant: Variant, entry: PrepackedVariant | None) -> BackendTraits:
+    traits = ort_traits(
+        config, variant.ops, cache_dtype=variant.cache_dtype, embedding_dtype=variant.embedding_dtype
+    )
+    return traits if entry is None or not entry.kernels else kernel_traits(traits)
 
 
 def _private_weights(manifest: Manifest, variant: Variant, entry: PrepackedVariant | None) -> int:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import logging
 import os
-from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -22,7 +21,12 @@ from neo_edge_runtime.cpu.decoder import CpuDecoder
 from neo_edge_runtime.graph_check import require_decoder_graph, require_vision_graph
 from neo_edge_runtime.memory import available_memory_bytes
 from neo_edge_runtime.ort_decoder import OrtDecoder
-from neo_edge_runtime.ort_memory import ort_traits, prepacked_load_bytes, private_weight_bytes
+from neo_edge_runtime.ort_memory import (
+    kernel_traits,
+    ort_traits,
+    prepacked_load_bytes,
+    private_weight_bytes,
+)
 from neo_edge_runtime.ort_session import open_session, ort_errors, run_vision, session_options
 from neo_edge_runtime.prepacked_build import open_prepacked, prepacked_variant
 from neo_edge_runtime.processors import usable_physical_cores
@@ -184,8 +188,7 @@ class OrtBackend:
                 threads=self.threads,
                 keep_scratch=self._keep_scratch,
             )
-            # Scores are never all there at once, and visibility is no mask.
-            self._traits = replace(self._traits, score_buffers=0.0, mask_buffers=0)
+            self._traits = kernel_traits(self._traits)
 
     def _graph_decoder(self, session: Any, variant: Variant) -> OrtDecoder:
         return OrtDecoder(

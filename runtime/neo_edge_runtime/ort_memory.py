@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from dataclasses import replace
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -44,6 +45,11 @@ def ort_traits(
         mask_buffers=decoder.num_heads // decoder.num_kv_heads if ops == "portable" else 1,
         gives_new_rows=ops == "portable",
     )
+
+
+def kernel_traits(traits: BackendTraits) -> BackendTraits:
+    """The same where the decoder runs on kernels of our own: scores are never all there, and visibility is no mask."""
+    return replace(traits, score_buffers=0.0, mask_buffers=0)
 
 
 def graph_files(manifest: Manifest, variant: Variant) -> dict[str, FileEntry]:

@@ -199,7 +199,9 @@ def test_inspect_says_where_a_decoder_has_kernels_of_our_own(
     monkeypatch: pytest.MonkeyPatch,
     capsys: pytest.CaptureFixture[str],
 ) -> None:
-    assert not inspect(tiny_bundle).to_dict()["variants"]["fp32"]["prepacked"]["kernels"]  # type: ignore[index]
+    before = inspect(tiny_bundle).variants["fp32"]
+    assert before.prepacked is not None
+    assert not before.prepacked.kernels
     graph = {name: entry for name, entry in prepacked_entry.files.items() if name.startswith("vision.onnx")}
     mapped = {name: FileEntry(1000, "") for name in ("decoder.so", "decoder.json", "decoder.weights")}
     with_kernels = replace(prepacked_entry, files={**graph, **mapped})
@@ -212,6 +214,7 @@ def test_inspect_says_where_a_decoder_has_kernels_of_our_own(
     assert report.prepacked.size_bytes == with_kernels.graph_bytes + 3000
     assert 0 < report.prepacked.load_bytes <= with_kernels.graph_bytes // 2
     assert report.memory.weights == graph["vision.onnx"].size_bytes
+    assert report.memory.scratch < before.memory.scratch
     assert main(["inspect", str(tiny_bundle)]) == 0
     assert "its decoder runs on kernels of neo_edge's own" in " ".join(capsys.readouterr().out.split())
 
