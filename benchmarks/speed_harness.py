@@ -7,8 +7,7 @@ from pathlib import Path
 
 sys.path.append(str(Path(__file__).parents[1] / "tests" / "evidence"))
 
-from bare_matmuls import BareMatMuls
 from command_line import neo_edge, neo_edge_json
 from speed_bundle import SpeedBundle, make_speed_bundle
 
-__all__ = ["BareMatMuls", "SpeedBundle", "make_speed_bundle", "neo_edge", "neo_edge_json"]
+__all__ = ["SpeedBundle", "make_speed_bundle", "neo_edge", "neo_edge_json"]
