@@ -6,10 +6,10 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from neo_edge.errors import CacheError, MissingExtraError
+from neo_edge.errors import BrokenPackageError, CacheError, MissingExtraError
 from neo_edge.extras import require
 from neo_edge_runtime.backend import DecoderInputs
-from neo_edge_runtime.cpu.compiling import NoKernels, compile_library
+from neo_edge_runtime.cpu.compiling import NoKernels, compile_library, find_compiler
 from neo_edge_runtime.cpu.decoder import CpuDecoder
 from neo_edge_runtime.cpu.packing import pack
 from neo_edge_runtime.cpu.recognition import NotRecognized, recognize
@@ -35,6 +35,15 @@ MOST_LOGIT_ERROR = 0.1  # of their standard deviation
 _SEQUENCES, _TEXT, _PICTURE, _CAPACITY = 2, 6, 12, 64
 
 
+def require_tools() -> None:
+    """Raises `NoKernels` where what builds them is missing: a C++ compiler, and the package that reads graphs."""
+    find_compiler()
+    try:
+        require("onnx", extra="calibrate")
+    except (MissingExtraError, BrokenPackageError) as error:
+        raise NoKernels(str(error)) from error
+
+
 def add_decoder(ort: ModuleType, bundle: Bundle, variant: Variant, folder: Path) -> None:
     """Writes the library, the packed weights and their layout.
 
@@ -50,10 +59,10 @@ def add_decoder(ort: ModuleType, bundle: Bundle, variant: Variant, folder: Path)
         OSError: something cannot be written.
     """
     config = bundle.manifest.model.decoder
+    require_tools()
     try:
-        onnx = require("onnx", extra="calibrate")
-        weights = recognize(onnx, bundle.path(variant.decoder), config)
-    except (MissingExtraError, NotRecognized) as error:
+        weights = recognize(require("onnx", extra="calibrate"), bundle.path(variant.decoder), config)
+    except NotRecognized as error:
         raise NoKernels(str(error)) from error
     compile_library(folder)
     pack(weights, folder)
@@ -93,7 +102,7 @@ def _graph_decoder(ort: ModuleType, bundle: Bundle, variant: Variant) -> OrtDeco
 
 
 def _steps(config: DecoderConfig, bundle: Bundle, variant: Variant) -> Iterator[DecoderInputs]:
-    """Text with a picture in it, then one token behind it, of which one sequence keeps less."""
+    """Text with a picture in it; one token behind it, of which one sequence keeps less; one of a sequence alone."""
     random = np.random.default_rng(0)
     table = map_token_table(bundle, variant)
     tokens = 2 * _TEXT + _PICTURE
@@ -104,24 +113,27 @@ def _steps(config: DecoderConfig, bundle: Bundle, variant: Variant) -> Iterator[
     )
     visible = np.where(picture, _TEXT + _PICTURE, order + 1)
 
-    def embeddings(count: int) -> npt.NDArray[np.float32]:
-        ids = random.integers(0, config.vocab_size, _SEQUENCES * count)
-        return table[ids].astype(np.float32).reshape(_SEQUENCES, count, -1)
+    def embeddings(*shape: int) -> npt.NDArray[np.float32]:
+        return table[random.integers(0, config.vocab_size, shape)].astype(np.float32)
 
     def both(row: Any) -> npt.NDArray[np.int32]:
         return np.ascontiguousarray(np.broadcast_to(row, (_SEQUENCES, *np.shape(row))), np.int32)
 
     yield DecoderInputs(
-        embeddings(tokens), both(positions), both(visible), both(0), both([_TEXT, tokens - 1])
+        embeddings(_SEQUENCES, tokens),
+        both(positions),
+        both(visible),
+        both(0),
+        both([_TEXT, tokens - 1]),
     )
-    kept = np.array([tokens, tokens - 2], np.int32)
-    yield DecoderInputs(
-        embeddings(1),
-        np.stack([kept, 0 * kept, 0 * kept], axis=1)[..., None],
-        kept[:, None] + 1,
-        kept,
-        both([0]),
-    )
+    for kept in (np.array([tokens, tokens - 2], np.int32), np.array([tokens + 1], np.int32)):
+        yield DecoderInputs(
+            embeddings(len(kept), 1),
+            np.stack([kept, 0 * kept, 0 * kept], axis=1)[..., None],
+            kept[:, None] + 1,
+            kept,
+            np.zeros((len(kept), 1), np.int32),
+        )
 
 
 def _require_agreement(decoder: DecoderState, graph: DecoderState, steps: Iterator[DecoderInputs]) -> None:

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import os
 import shlex
 import shutil
+import signal
 import subprocess
+import tempfile
 from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -23,7 +26,7 @@ FLAGS = (
     *("-std=c++17", "-O3", "-march=native", "-fno-math-errno"),
     *("-fPIC", "-shared", "-pthread", "-fvisibility=hidden"),
 )
-_COMPILE_S = 300.0
+COMPILE_S = 300.0  # that it may take: some seconds are usual
 _SHOWN = 400  # characters of a compiler's complaint
 
 
@@ -57,7 +60,11 @@ def require_processor(architecture: str, instructions: Collection[str]) -> None:
 
 def find_compiler() -> list[str]:
     """The command of `CXX`, else of the first C++ compiler on the path; raises `NoKernels` if there is none."""
-    asked = shlex.split(os.environ.get("CXX", ""))
+    variable = os.environ.get("CXX", "")
+    try:
+        asked = shlex.split(variable)
+    except ValueError as error:
+        raise NoKernels(f"the variable CXX is {variable!r}, which is no command ({error})") from error
     for command in (asked,) if asked else ([name] for name in _COMPILERS):
         if found := shutil.which(command[0]):
             return [found, *command[1:]]
@@ -65,22 +72,50 @@ def find_compiler() -> list[str]:
     raise NoKernels(f"there is no C++ compiler ({tried}) to compile them with")
 
 
-def compile_library(folder: Path) -> Path:
-    """Writes the library into a directory, which takes half a minute at most.
+def compile_library(folder: Path, *, limit_s: float = COMPILE_S) -> Path:
+    """Writes the library into a directory.
+
+    Args:
+        folder: where; whatever the compiler writes on its way lies there, too, and is removed.
+        limit_s: most seconds that it may take.
 
     Raises:
-        NoKernels: there is no compiler, or it fails.
+        NoKernels: there is no compiler, or it fails or takes longer.
+        OSError: nothing can be written there.
     """
     compiler = find_compiler()
     library = folder / LIBRARY_FILE
     command = [*compiler, *FLAGS, str(SOURCES / "decoder.cpp"), "-o", str(library)]
-    try:
-        done = subprocess.run(command, capture_output=True, text=True, errors="replace", timeout=_COMPILE_S)
-    except subprocess.TimeoutExpired:
-        raise NoKernels(f"{compiler[0]} took more than {_COMPILE_S:.0f} s to compile them") from None
-    except OSError as error:
-        raise NoKernels(f"{compiler[0]} cannot be run ({error})") from error
-    if done.returncode != 0 or not library.is_file():
-        said = " ".join((done.stderr or done.stdout).split())[:_SHOWN]
-        raise NoKernels(f"{shlex.join(compiler)} failed to compile them ({said or done.returncode})")
+    with tempfile.TemporaryDirectory(dir=folder) as temporary:
+        status, said = _run(command, Path(temporary), limit_s)
+    if status != 0 or not library.is_file():
+        shown = " ".join(said.split())[:_SHOWN]
+        raise NoKernels(f"{shlex.join(compiler)} failed to compile them ({shown or f'status {status}'})")
     return library
+
+
+def _run(command: list[str], temporary: Path, limit_s: float) -> tuple[int, str]:
+    """Its exit status and what it said; whatever ends the wait ends the programs that it started, too."""
+    try:
+        running = subprocess.Popen(
+            command,
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            text=True,
+            errors="replace",
+            env={**os.environ, "TMPDIR": str(temporary)},
+            start_new_session=True,  # a compiler is several programs: all of them are this group
+        )
+    except OSError as error:
+        raise NoKernels(f"{command[0]} cannot be run ({error})") from error
+    with running:
+        try:
+            said, _ = running.communicate(timeout=limit_s)
+        except subprocess.TimeoutExpired:
+            raise NoKernels(f"{command[0]} took more than {limit_s:g} s to compile them") from None
+        finally:
+            if running.returncode is None:
+                with contextlib.suppress(ProcessLookupError):
+                    os.killpg(running.pid, signal.SIGKILL)
+    return running.returncode, said

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from neo_edge.errors import CacheError
+from neo_edge.errors import BackendError, CacheError
 from neo_edge_runtime.cpu.compiling import LIBRARY_FILE
 from neo_edge_runtime.cpu.layout import WEIGHTS_FILE, read_layout
 from neo_edge_runtime.cpu.library import Library, Step, addresses
@@ -56,7 +56,8 @@ class CpuDecoder:
         self.config, self.kernels = config, library.kernels
         self._library, self._keep_scratch = library, keep_scratch
         self._handle = library.new_decoder(layout, weights.ctypes.data, threads)
-        weakref.finalize(self, _delete, library, self._handle, weights)
+        # Not when the interpreter ends: another thread may be inside, and a fork has none of the workers.
+        weakref.finalize(self, _delete, library, self._handle, weights).atexit = False
 
     def run(self, step: Step) -> None:
         """Runs tokens; what a prefill worked in goes back unless it is kept."""
@@ -86,9 +87,6 @@ class CpuDecoderState(HostState):
     def run(self, inputs: DecoderInputs) -> npt.NDArray[np.float32]:
         """Appends S tokens to the first B sequences; logits [B, N, V] float32, the next decode step's too."""
         step = self._step = self._bound() if self._step is None else self._step
-        step.batch, step.tokens, _ = inputs.inputs_embeds.shape
-        step.rows = inputs.logits_index.shape[1]
-        logits = self._room_for_logits(step.batch, step.tokens, step.rows)
         # Held until the run is over: what is not in C order is a copy.
         arrays = (
             np.ascontiguousarray(inputs.inputs_embeds, np.float32),
@@ -97,6 +95,8 @@ class CpuDecoderState(HostState):
             np.ascontiguousarray(inputs.write_index, np.int32),
             np.ascontiguousarray(inputs.logits_index, np.int32),
         )
+        step.batch, step.tokens, step.rows = self._sizes(arrays)
+        logits = self._room_for_logits(step.batch, step.tokens, step.rows)
         (
             step.inputs_embeds,
             step.position_ids,
@@ -117,6 +117,21 @@ class CpuDecoderState(HostState):
         step.key_caches = addresses([array.ctypes.data for array in self._cache.keys])
         step.value_caches = addresses([array.ctypes.data for array in self._cache.values])
         return step
+
+    def _sizes(self, arrays: tuple[npt.NDArray[np.generic], ...]) -> tuple[int, int, int]:
+        """B, S and N of a run; the kernels take the arrays' sizes on trust."""
+        (batch, tokens, *_), rows = arrays[0].shape, arrays[-1].shape[-1]
+        wanted = (
+            *((batch, tokens, self._decoder.config.hidden_size), (batch, 3, tokens), (batch, tokens)),
+            *((batch,), (batch, rows)),
+        )
+        shapes = tuple(array.shape for array in arrays)
+        if shapes != wanted or batch > self._cache.batch:
+            raise BackendError(
+                f"the decoder refused inputs of shapes {shapes}: it has caches of {self._cache.batch} sequences, and "
+                f"takes {wanted}"
+            )
+        return batch, tokens, rows
 
     def _room_for_logits(self, batch: int, tokens: int, rows: int) -> npt.NDArray[np.float32]:
         shape = (batch, rows, self._decoder.config.vocab_size)

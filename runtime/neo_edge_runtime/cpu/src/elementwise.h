@@ -6,6 +6,7 @@
 #include <algorithm>
 #include <cmath>
 #include <cstdint>
+#include <cstring>
 
 #include "exponential.h"
 #include "types.h"
@@ -36,18 +37,24 @@ inline void rms_norm(const float* row, const float* weight, int64_t width, float
     }
 }
 
+// At least LEAST_MAXIMUM; not a number if one of the row is none, so that products of it are none, either.
 inline float largest_magnitude(const float* row, int64_t width) {
-    __m512 largest = _mm512_setzero_ps();
+    // As integers: magnitudes keep their order, and what is no number stands above infinity.
+    __m512i largest = _mm512_castps_si512(_mm512_set1_ps(LEAST_MAXIMUM));
+    const __m512i magnitude = _mm512_set1_epi32(0x7FFFFFFF);
     for (int64_t at = 0; at < width; at += LANES) {
         const __m512 value = _mm512_maskz_loadu_ps(lanes_left(width - at), row + at);
-        largest = _mm512_max_ps(largest, _mm512_abs_ps(value));
+        largest = _mm512_max_epi32(largest, _mm512_and_si512(_mm512_castps_si512(value), magnitude));
     }
-    return _mm512_reduce_max_ps(largest);
+    const int32_t bits = _mm512_reduce_max_epi32(largest);
+    float result;
+    std::memcpy(&result, &bits, sizeof(result));
+    return result;
 }
 
 // values[k] = round(row[k] * 127 / largest) + 128 up to `stride`, behind the row as if it were 0; gives largest.
 inline float round_to_uint8(const float* row, int64_t width, int64_t stride, uint8_t* values) {
-    const float largest = std::fmax(largest_magnitude(row, width), LEAST_MAXIMUM);
+    const float largest = largest_magnitude(row, width);
     const __m512 scale = _mm512_set1_ps(LARGEST_INT8 / largest);
     const __m512i middle = _mm512_set1_epi32(128);
     for (int64_t at = 0; at < stride; at += LANES) {
@@ -64,7 +71,7 @@ inline void round_to_int8_blocks(
     const float* row, int64_t width, int64_t stride, int64_t block, int8_t* values, float* scales, int32_t* sums) {
     for (int64_t first = 0; first < stride; first += block, ++scales, ++sums) {
         const int64_t here = std::max<int64_t>(0, std::min(block, width - first));
-        const float largest = std::fmax(largest_magnitude(row + first, here), LEAST_MAXIMUM);
+        const float largest = largest_magnitude(row + first, here);
         const __m512 scale = _mm512_set1_ps(LARGEST_INT8 / largest);
         __m512i sum = _mm512_setzero_si512();
         for (int64_t at = 0; at < block; at += LANES) {
