@@ -14,7 +14,7 @@ import shutil
 import stat
 import tempfile
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
@@ -32,6 +32,7 @@ DESCRIPTION = "entry.json"
 GRAPHS = ("vision.onnx", "decoder.onnx")
 _WEIGHTS = tuple(f"{name}.data" for name in GRAPHS)  # missing where all of a graph's weights are tiny
 _KERNELS = (LIBRARY_FILE, LAYOUT_FILE, WEIGHTS_FILE)  # in place of the decoder's graph
+_TRUSTED = (LIBRARY_FILE, LAYOUT_FILE)  # the process runs the first, and the second says what it reads
 _PARTIAL, _REMOVED = ".partial-", ".removed-"
 _MAX_DESCRIPTION_BYTES = 1 << 20
 _POLL_S = 0.2
@@ -77,12 +78,12 @@ class PrepackedVariant:
         """Of what ONNX Runtime loads; the rest is only mapped."""
         return sum(entry.size_bytes for name, entry in self.files.items() if name not in _KERNELS)
 
-    def digest_faults(self, on_bytes: Callable[[int], object] | None = None) -> list[str]:
-        """Files that were altered, one line each; reads all of them."""
+    def digest_faults(self, names: Collection[str] | None = None) -> list[str]:
+        """Files that were altered, one line each; reads all of them, or those of `names`."""
         return [
             f"{name} was altered"
             for name, entry in self.files.items()
-            if digest_file(self.folder / name, on_bytes) != entry.sha256
+            if (names is None or name in names) and digest_file(self.folder / name) != entry.sha256
         ]
 
 
@@ -236,6 +237,7 @@ def _read(folder: Path) -> PrepackedVariant:
     if key_name(entry.key) != folder.name:
         faults.append("it is of another key")
     faults += [fault for name, file in entry.files.items() if (fault := _fault(folder / name, file))]
+    faults = faults or entry.digest_faults(_TRUSTED)
     if faults:
         raise CacheError(f"{folder} is damaged ({'; '.join(faults)}): {_REBUILD}")
     return entry

@@ -7,6 +7,7 @@ decoder gets kernels of our own instead where they can be had (`cpu/`).
 
 from __future__ import annotations
 
+import contextlib
 import logging
 import os
 import shutil
@@ -18,14 +19,14 @@ from neo_edge.bundle import find_faults
 from neo_edge.errors import BundleCorruptError, CacheError, InputError, MemoryBudgetError
 from neo_edge.extras import require
 from neo_edge.progress import progress
-from neo_edge_runtime.cpu.build import add_decoder
+from neo_edge_runtime.cpu.build import add_decoder, require_tools
 from neo_edge_runtime.cpu.compiling import NoKernels, require_processor, sources_digest
 from neo_edge_runtime.graph_check import require_decoder_graph, require_vision_graph
 from neo_edge_runtime.memory import available_memory_bytes
 from neo_edge_runtime.ort_memory import graph_files, prepacked_file_bytes, private_weight_bytes
 from neo_edge_runtime.ort_session import open_session, ort_errors, session_options
 from neo_edge_runtime.prepacked import GRAPHS, PrepackedCache, PrepackedVariant, mark_used
-from neo_edge_runtime.prepacked_key import PrepackedKey, prepacked_key, surroundings
+from neo_edge_runtime.prepacked_key import PrepackedKey, prepacked_key
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -91,14 +92,19 @@ def find_prepacked(ort: ModuleType, bundle: Bundle, variant_name: str) -> Prepac
 def build_prepacked(
     bundle: Bundle, variant_name: str, *, verify: bool = False, wait_s: float = WAIT_S
 ) -> PrepackedVariant:
-    """The entry that `fill_cache` gives."""
-    return fill_cache(bundle, variant_name, verify=verify, wait_s=wait_s).entry
+    """The variant's entry, be it one without kernels of our own; where none is sound, what `fill_cache` makes."""
+    ort = require("onnxruntime", extra="cpu")
+    found = _found(PrepackedCache(), _keys(ort, bundle, variant_name), verify=verify)
+    if found is None:
+        return fill_cache(bundle, variant_name, verify=verify, wait_s=wait_s).entry
+    mark_used(found)
+    return found
 
 
 def fill_cache(
     bundle: Bundle, variant_name: str, *, verify: bool = False, wait_s: float = WAIT_S, quiet: bool = True
 ) -> Filled:
-    """The variant's entry in the cache, made where it is missing or damaged.
+    """The variant's best entry in the cache, made where it is missing or damaged; a lesser one is removed then.
 
     Args:
         bundle: an opened bundle; the files that go in are compared with their digests.
@@ -120,10 +126,13 @@ def fill_cache(
             *with_kernels, plain = _keys(ort, bundle, variant_name)
             for key in with_kernels:
                 try:
-                    return _filled(ort, bundle, variant_name, cache, key, verify=verify, quiet=quiet)
+                    best = _filled(ort, bundle, variant_name, cache, key, verify=verify, quiet=quiet)
                 except NoKernels as error:
                     why_not = str(error)
                     _log.info("%s of %s gets no kernels of our own: %s", variant_name, bundle.root, error)
+                else:
+                    cache.remove(plain.name)
+                    return best
             there = _filled(ort, bundle, variant_name, cache, plain, verify=verify, quiet=quiet)
             return replace(there, without_kernels=why_not)
     except OSError as error:
@@ -173,9 +182,9 @@ def _filled(
     if there is not None:
         mark_used(there)
         return Filled(there, built=False)
-    if key.kernels:
-        here = surroundings(ort)
-        require_processor(here.architecture, here.instructions)
+    if key.kernels:  # before the bundle is read as a whole
+        require_processor(key.surroundings.architecture, key.surroundings.instructions)
+        require_tools()
     variant = bundle.variant(variant_name)
     _require_whole(bundle, variant)
     _require_room(cache, bundle, variant)
@@ -187,6 +196,16 @@ def _filled(
         return Filled(entry, built=True)
     finally:
         shutil.rmtree(written, ignore_errors=True)  # after a commit it has another name
+
+
+def _found(cache: PrepackedCache, keys: Sequence[PrepackedKey], *, verify: bool) -> PrepackedVariant | None:
+    """The first entry that is sound; what is wrong with another one is for those to say who build it anew."""
+    for key in keys:
+        with contextlib.suppress(CacheError):
+            there = cache.find(key.name)
+            if there is not None and not (verify and there.digest_faults()):
+                return there
+    return None
 
 
 def _sound(cache: PrepackedCache, key: PrepackedKey, *, verify: bool) -> PrepackedVariant | None:

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 from neo_edge.errors import BrokenPackageError, CacheError, MissingExtraError
 from neo_edge.extras import require
 from neo_edge.manifest import MANIFEST_FILE
+from neo_edge_runtime.cpu.compiling import sources_digest
 from neo_edge_runtime.ort_memory import graph_files
 from neo_edge_runtime.prepacked_key import FORMAT, Surroundings, surroundings
 
@@ -110,7 +111,7 @@ def _stale(entry: PrepackedVariant, now: Surroundings | None) -> str:
     key: Mapping[str, object] = entry.key
     if not (Path(entry.bundle) / MANIFEST_FILE).is_file():
         return "the bundle is gone"
-    if key.get("format") != FORMAT:
+    if key.get("format") != FORMAT or key.get("kernels") not in ("", sources_digest()):
         return "another release of neo_edge wrote it"
     if now is None:
         return ""
