@@ -2,6 +2,7 @@
 // whole.
 #pragma once
 
+#include "attention_amx.h"
 #include "attention_decode.h"
 #include "attention_prefill.h"
 #include "attention_shape.h"
@@ -11,8 +12,11 @@ namespace neo_edge {
 // Floats of scratch that one thread hands to attend(), whatever the context.
 inline int64_t attention_scratch_floats(const AttentionShape& shape) {
     const int64_t decode = decode_scratch_floats(shape);
-    const int64_t prefill = prefill_scratch_floats(shape);
-    return (decode > prefill ? decode : prefill) + SCRATCH_ALIGNMENT;
+    int64_t most = greatest(decode, prefill_scratch_floats(shape));
+#if defined(NEO_EDGE_AMX_ATTENTION)
+    most = greatest(most, tile_scratch_floats(shape));
+#endif
+    return most + SCRATCH_ALIGNMENT;
 }
 
 inline void attend(const AttentionShape& shape, const AttentionBlock& block, float* scratch) {
@@ -21,9 +25,15 @@ inline void attend(const AttentionShape& shape, const AttentionBlock& block, flo
     float* aligned = scratch + (LINE - address % LINE) % LINE / sizeof(float);
     if (block.count == 1) {
         attend_one(shape, block, aligned);
-    } else {
-        attend_many(shape, block, aligned);
+        return;
     }
+#if defined(NEO_EDGE_AMX_ATTENTION)
+    if (block.count * shape.heads / shape.kv_heads > LANES && amx_allowed()) {
+        attend_with_tiles(shape, block, aligned);
+        return;
+    }
+#endif
+    attend_many(shape, block, aligned);
 }
 
 }  // namespace neo_edge

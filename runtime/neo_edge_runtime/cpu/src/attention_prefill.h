@@ -131,13 +131,18 @@ inline void scale_sums(float* sums, int64_t value_dim, float factor) {
     }
 }
 
-// Exponentials in the place of 16 rows' scores; a row that sees less of the tile than the others gets zeros
+// What the sums of 16 rows so far are to be multiplied by, because their maximum changed.
+struct Rescaling {
+    __m512 factors;
+    __mmask16 changed;
+};
+
+// Exponentials in the place of 16 rows' scores; a row that sees less of the tile than others gets zeros
 // there.
-inline void exponentiate_vector(const AttentionShape& shape, const PrefillPass& pass, int64_t vector,
-                                int64_t start, int64_t end) {
+inline Rescaling exponentiate_vector(const PrefillPass& pass, int64_t vector, int64_t start, int64_t end) {
     const int64_t row = vector * LANES;
     const int64_t seen = least(end, most_visible(pass, row, LANES)) - start;
-    if (seen <= 0) return;
+    if (seen <= 0) return {_mm512_setzero_ps(), 0};
     const int64_t common = greatest(0, least(end, least_visible(pass, row, LANES)) - start);
     const __m512i visible = _mm512_load_si512(pass.visible + row);
     float* scores = pass.scores + row * TILE_POSITIONS;
@@ -160,14 +165,6 @@ inline void exponentiate_vector(const AttentionShape& shape, const PrefillPass& 
     const __m512 factors =
         exponential(_mm512_sub_ps(before, largest));  // 0 in a row's first tile, 1 where unchanged
     const __mmask16 changed = _mm512_cmp_ps_mask(largest, before, _CMP_GT_OQ);
-    if (changed != 0 && start > 0) {
-        alignas(64) float factor[LANES];
-        _mm512_store_ps(factor, factors);
-        for (int64_t lane = 0; lane < LANES; ++lane) {
-            if ((changed >> lane & 1) == 0) continue;
-            scale_sums(pass.sums + (row + lane) * shape.value_dim, shape.value_dim, factor[lane]);
-        }
-    }
 
     __m512 total = _mm512_mul_ps(_mm512_loadu_ps(pass.totals + row), factors);
     for (p = 0; p < common; ++p) {
@@ -183,6 +180,16 @@ inline void exponentiate_vector(const AttentionShape& shape, const PrefillPass& 
     }
     _mm512_storeu_ps(pass.largest + row, largest);
     _mm512_storeu_ps(pass.totals + row, total);
+    return {factors, changed};
+}
+
+inline void rescale_rows(const AttentionShape& shape, const Rescaling& rescaling, float* sums) {
+    alignas(64) float factors[LANES];
+    _mm512_store_ps(factors, rescaling.factors);
+    for (int64_t lane = 0; lane < LANES; ++lane) {
+        if ((rescaling.changed >> lane & 1) == 0) continue;
+        scale_sums(sums + lane * shape.value_dim, shape.value_dim, factors[lane]);
+    }
 }
 
 // Adds the exponentials of ROWS rows times VECTORS * 16 columns of the values of `positions` positions to
@@ -263,28 +270,42 @@ inline const float* query_of_row(const AttentionShape& shape, const AttentionBlo
     return block.queries + (block.first + row / group) * block.query_stride + head * shape.key_dim;
 }
 
-inline void start_pass(const AttentionShape& shape, const AttentionBlock& block, int64_t first_row,
+inline float* out_of_row(const AttentionShape& shape, const AttentionBlock& block, int64_t row) {
+    const int64_t group = shape.heads / shape.kv_heads;
+    const int64_t head = block.kv_head * group + row % group;
+    return block.out + (block.first + row / group) * block.out_stride + head * shape.value_dim;
+}
+
+// Lanes beyond the rows repeat the last row: nothing of them is kept.
+inline void queries_of_vector(const AttentionShape& shape, const AttentionBlock& block, int64_t first_row,
+                              const PrefillPass& pass, int64_t vector, const float** queries) {
+    for (int64_t lane = 0; lane < LANES; ++lane) {
+        const int64_t row = least(vector * LANES + lane, pass.rows - 1);
+        queries[lane] = query_of_row(shape, block, first_row + row);
+    }
+}
+
+inline void start_rows(const AttentionShape& shape, const AttentionBlock& block, int64_t first_row,
                        PrefillPass& pass) {
     const int64_t group = shape.heads / shape.kv_heads;
-    const int64_t lanes = pass.vectors * LANES;
-    for (int64_t row = 0; row < lanes; ++row) {
-        // lanes beyond the rows repeat the last row: nothing of them is kept
-        const int64_t token = block.first + (first_row + least(row, pass.rows - 1)) / group;
-        pass.visible[row] = block.visible[token];
+    for (int64_t row = 0; row < pass.vectors * LANES; ++row) {
+        pass.visible[row] = block.visible[block.first + (first_row + least(row, pass.rows - 1)) / group];
         pass.largest[row] = -__builtin_inff();
         pass.totals[row] = 0.0F;
     }
-    for (int64_t i = 0; i < lanes * shape.value_dim; i += LANES)
-        _mm512_storeu_ps(pass.sums + i, _mm512_setzero_ps());
+}
+
+inline void start_pass(const AttentionShape& shape, const AttentionBlock& block, int64_t first_row,
+                       PrefillPass& pass) {
+    start_rows(shape, block, first_row, pass);
+    const int64_t sums = pass.vectors * LANES * shape.value_dim;
+    for (int64_t i = 0; i < sums; i += LANES) _mm512_storeu_ps(pass.sums + i, _mm512_setzero_ps());
     for (int64_t vector = 0; vector < pass.vectors; ++vector) {
         const int64_t panel = vector / PANEL_VECTORS * PANEL_VECTORS;
         const int64_t width = least(PANEL_VECTORS, pass.vectors - panel) * LANES;
         float* to = pass.queries + panel * LANES * shape.key_dim + (vector - panel) * LANES;
         const float* queries[LANES];
-        for (int64_t lane = 0; lane < LANES; ++lane) {
-            const int64_t row = least(vector * LANES + lane, pass.rows - 1);
-            queries[lane] = query_of_row(shape, block, first_row + row);
-        }
+        queries_of_vector(shape, block, first_row, pass, vector, queries);
         for (int64_t k = 0; k < shape.key_dim; k += LANES) {
             transpose_16(queries, to + k * width, width);
             for (int64_t lane = 0; lane < LANES; ++lane) queries[lane] += LANES;
@@ -294,15 +315,12 @@ inline void start_pass(const AttentionShape& shape, const AttentionBlock& block,
 
 inline void finish_pass(const AttentionShape& shape, const AttentionBlock& block, int64_t first_row,
                         const PrefillPass& pass) {
-    const int64_t group = shape.heads / shape.kv_heads;
     for (int64_t row = 0; row < pass.rows; ++row) {
-        const int64_t token = block.first + (first_row + row) / group;
-        const int64_t head = block.kv_head * group + (first_row + row) % group;
-        float* out = block.out + token * block.out_stride + head * shape.value_dim;
-        const __m512 factor = _mm512_set1_ps(1.0F / pass.totals[row]);
+        float* out = out_of_row(shape, block, first_row + row);
+        const __m512 total = _mm512_set1_ps(pass.totals[row]);
         for (int64_t c = 0; c < shape.value_dim; c += LANES) {
             const __m512 sum = _mm512_loadu_ps(pass.sums + row * shape.value_dim + c);
-            _mm512_storeu_ps(out + c, _mm512_mul_ps(sum, factor));
+            _mm512_storeu_ps(out + c, _mm512_div_ps(sum, total));
         }
     }
 }
@@ -325,7 +343,9 @@ inline void attend_many(const AttentionShape& shape, const AttentionBlock& block
             const int64_t end = least(start + TILE_POSITIONS, seen);
             score_tile(shape, block, pass, start, end);
             for (int64_t vector = 0; vector < pass.vectors; ++vector) {
-                exponentiate_vector(shape, pass, vector, start, end);
+                const Rescaling rescaling = exponentiate_vector(pass, vector, start, end);
+                float* sums = pass.sums + vector * LANES * shape.value_dim;
+                if (rescaling.changed != 0 && start > 0) rescale_rows(shape, rescaling, sums);
             }
             add_tile(shape, block, pass, start, end);
         }
