@@ -4,6 +4,7 @@
 #include <immintrin.h>
 
 #include <algorithm>
+#include <atomic>
 #include <cstdint>
 #include <cstring>
 
@@ -55,7 +56,7 @@ inline int64_t int4_panel_bytes(int64_t inputs) { return round_up(inputs, DEPTH)
 
 // Of the scratch of `int4_two_panels`: both panels as bytes, and the scales of a tile's rows.
 inline int64_t int4_scratch_bytes(int64_t inputs) {
-    return 2 * int4_panel_bytes(inputs) + inputs / INT4_LEAST_BLOCK * INT4_TILE_ROWS * int64_t{sizeof(float)};
+    return 2 * int4_panel_bytes(inputs) + inputs / INT4_LEAST_BLOCK * ROW_BLOCK * int64_t{sizeof(float)};
 }
 
 // Reads two groups of inputs from a line of nibbles.
@@ -154,9 +155,10 @@ inline void int4_few_rows(const Int4Rows& rows, const Int4Blocks& first, const I
 }
 
 // Writes the weights less `zero` as bytes, and zeros between the blocks of a pair.
-inline void unpack_int4(const Int4Blocks& panel, int64_t blocks, int8_t zero, const Int4Bytes& out) {
+inline void unpack_int4(const Int4Blocks& panel, int64_t begin, int64_t end, int8_t zero,
+                        const Int4Bytes& out) {
     const __m512i zeros = _mm512_set1_epi8(zero);
-    for (int64_t block = 0; block < blocks; ++block) {
+    for (int64_t block = begin; block < end; ++block) {
         const ReadNibbles read{panel.nibbles(block)};
         uint8_t* line = out.at(block);
         for (int64_t pair = 0; pair < panel.inputs / 8; ++pair) {
@@ -169,6 +171,8 @@ inline void unpack_int4(const Int4Blocks& panel, int64_t blocks, int8_t zero, co
         }
         if (out.paired() && block % 2 == 0) std::memset(line, 0, static_cast<size_t>(panel.inputs * PANEL));
     }
+    // Compilers do not know that loads of tiles read memory.
+    std::atomic_signal_fence(std::memory_order_seq_cst);
 }
 
 // Several rows from `row`, with the panels as bytes from 0 to 15.
@@ -189,7 +193,7 @@ template <class Store>
 inline void int4_vnni(const Int4Rows& rows, const Int4Blocks (&panels)[2], uint8_t* scratch, Store&& store) {
     const Int4Bytes bytes[2] = {{scratch, panels[0].inputs},
                                 {scratch + int4_panel_bytes(rows.stride), panels[1].inputs}};
-    for (int p = 0; p < 2; ++p) unpack_int4(panels[p], rows.blocks, 0, bytes[p]);
+    for (int p = 0; p < 2; ++p) unpack_int4(panels[p], 0, rows.blocks, 0, bytes[p]);
     int64_t row = 0;
     for (; row + 6 <= rows.count; row += 6) int4_vnni_rows<6>(rows, row, panels, bytes, store);
     for (; row + 2 <= rows.count; row += 2) int4_vnni_rows<2>(rows, row, panels, bytes, store);
@@ -197,70 +201,121 @@ inline void int4_vnni(const Int4Rows& rows, const Int4Blocks (&panels)[2], uint8
 }
 
 #if defined(NEO_EDGE_AMX)
-// The scales of a tile's rows, [16][stride].
-struct RowScales {
-    const float* first;
-    int64_t stride;
+// 32 rows or fewer and two panels, which lie as bytes from -8 to 7.
+template <int64_t BLOCK>
+struct Int4Tiles {
+    static constexpr int64_t SIZE = INT4_TILE_ROWS * PANEL;
+    static constexpr int64_t PART = 512 / BLOCK;  // blocks that are multiplied at once: of both panels 16 KB
+    static constexpr int64_t TOGETHER = 4;        // times 32 rows take turns with them: their sums are 16 KB
+    static constexpr int64_t STEPS = BLOCK > DEPTH ? BLOCK / DEPTH : 1;
+
+    const int8_t* values;     // of the rows
+    int64_t stride;           // of the values
+    const float* row_scales;  // [32][blocks]
+    int64_t blocks;
+    int64_t halves;  // 1 where there are 16 rows or fewer
+    const Int4Blocks (&panels)[2];
+    const Int4Bytes (&bytes)[2];
+
+    // Where the tiles of activations and weights lie of a block's step.
+    const int8_t* left(int64_t block, int64_t step) const {
+        return values + (BLOCK < DEPTH ? block / 2 : block * STEPS + step) * DEPTH;
+    }
+    const uint8_t* right(int p, int64_t block, int64_t step) const {
+        return bytes[p].at(block) + (BLOCK < DEPTH ? -(block % 2) * BLOCK : step * DEPTH) * PANEL;
+    }
+
+    void multiply(int64_t block, int64_t step) const {
+        _tile_loadd(4, left(block, step), stride);
+        _tile_loadd(6, right(0, block, step), LINE_BYTES);
+        _tile_dpbssd(0, 4, 6);
+        _tile_loadd(7, right(1, block, step), LINE_BYTES);
+        _tile_dpbssd(1, 4, 7);
+        if (halves == 1) return;
+        _tile_loadd(5, left(block, step) + INT4_TILE_ROWS * stride, stride);
+        _tile_dpbssd(2, 5, 6);
+        _tile_dpbssd(3, 5, 7);
+    }
+
+    void add(int64_t block, int64_t half, int p, const int32_t* products, float* sums) const {
+        const __m512 scales = _mm512_load_ps(panels[p].scales(block));
+        const float* row_scale = row_scales + half * INT4_TILE_ROWS * blocks + block;
+        for (int r = 0; r < INT4_TILE_ROWS; ++r) {
+            const __m512 product = to_floats(_mm512_load_si512(products + r * PANEL));
+            const __m512 scale = _mm512_mul_ps(scales, _mm512_set1_ps(row_scale[r * blocks]));
+            const __m512 sum = _mm512_load_ps(sums + r * PANEL);
+            _mm512_store_ps(sums + r * PANEL, _mm512_fmadd_ps(product, scale, sum));
+        }
+    }
+
+    // Adds the products with blocks [begin, end) to `sums`, [2 halves of the rows][2 panels][16][16]; they
+    // begin with zero where `begin` is zero. While a block is multiplied the one before is added: neither
+    // waits for the other.
+    void add_part(int64_t begin, int64_t end, float (&sums)[2][2][SIZE]) const {
+        alignas(LINE_BYTES) int32_t products[2][2][SIZE];
+        if (begin == 0) std::fill_n(sums[0][0], 4 * SIZE, 0.0F);
+        for (int64_t block = begin; block <= end; ++block) {
+            if (block < end) {
+                _tile_zero(0);
+                _tile_zero(1);
+                _tile_zero(2);
+                _tile_zero(3);
+                multiply(block, 0);
+            }
+            if (block > begin) {
+                for (int p = 0; p < 2; ++p) add(block - 1, 0, p, products[0][p], sums[0][p]);
+            }
+            if (block < end && STEPS == 2) multiply(block, 1);
+            if (block > begin && halves == 2) {
+                for (int p = 0; p < 2; ++p) add(block - 1, 1, p, products[1][p], sums[1][p]);
+            }
+            if (block == end) break;
+            _tile_stored(0, products[0][0], LINE_BYTES);
+            _tile_stored(1, products[0][1], LINE_BYTES);
+            _tile_stored(2, products[1][0], LINE_BYTES);
+            _tile_stored(3, products[1][1], LINE_BYTES);
+        }
+    }
 };
 
-// Adds the products of a tile of rows with one block to `results`.
-inline void add_int4_tile(const int32_t* tile, const RowScales& row_scales, int64_t block,
-                          const float* weight_scales, __m512 (&results)[INT4_TILE_ROWS]) {
-    const __m512 scales = _mm512_load_ps(weight_scales);
-    for (int r = 0; r < INT4_TILE_ROWS; ++r) {
-        const __m512 row_scale = _mm512_set1_ps(row_scales.first[r * row_scales.stride + block]);
-        const __m512 product = to_floats(_mm512_load_si512(tile + r * PANEL));
-        results[r] = _mm512_fmadd_ps(_mm512_mul_ps(product, scales), row_scale, results[r]);
-    }
-}
-
-// 16 rows of one panel, which lies as bytes from -8 to 7.
-inline void int4_tile_rows(const Int4Rows& rows, int64_t row, const RowScales& row_scales,
-                           const Int4Blocks& panel, const Int4Bytes& bytes,
-                           __m512 (&results)[INT4_TILE_ROWS]) {
-    alignas(LINE_BYTES) int32_t tiles[2][INT4_TILE_ROWS * PANEL];
-    const int64_t inputs = panel.inputs;
-    const int8_t* values = rows.values + row * rows.stride;
-    for (int r = 0; r < INT4_TILE_ROWS; ++r) results[r] = _mm512_setzero_ps();
-    for (int64_t block = 0; block < rows.blocks; ++block) {
-        int32_t* tile = tiles[block % 2];
-        _tile_zero(0);
-        if (bytes.paired()) {
-            const int64_t odd = block % 2 * inputs;
-            _tile_loadd(1, values + block * inputs - odd, rows.stride);
-            _tile_loadd(2, bytes.at(block) - odd * PANEL, LINE_BYTES);
-            _tile_dpbssd(0, 1, 2);
-        }
-        for (int64_t k = 0; k + DEPTH <= inputs; k += DEPTH) {
-            _tile_loadd(1, values + block * inputs + k, rows.stride);
-            _tile_loadd(2, bytes.at(block) + k * PANEL, LINE_BYTES);
-            _tile_dpbssd(0, 1, 2);
-        }
-        _tile_stored(0, tile, LINE_BYTES);
-        add_int4_tile(tile, row_scales, block, panel.scales(block), results);
-    }
-}
-
-template <class Store>
+template <int64_t BLOCK, class Store>
 inline void int4_amx(const Int4Rows& rows, const Int4Blocks (&panels)[2], uint8_t* scratch, Store&& store) {
+    using Block = Int4Tiles<BLOCK>;
     const int64_t panel_bytes = int4_panel_bytes(rows.stride);
-    const Int4Bytes bytes[2] = {{scratch, panels[0].inputs}, {scratch + panel_bytes, panels[1].inputs}};
-    for (int p = 0; p < 2; ++p) unpack_int4(panels[p], rows.blocks, 8, bytes[p]);
+    const Int4Bytes bytes[2] = {{scratch, BLOCK}, {scratch + panel_bytes, BLOCK}};
+    // Tiles read the scales of 32 rows.
     float* last_scales = reinterpret_cast<float*>(scratch + 2 * panel_bytes);
+    const int64_t rest = rows.count % ROW_BLOCK;
+    const int64_t full = rows.count - rest;
+    if (rest != 0) {
+        std::fill_n(last_scales, ROW_BLOCK * rows.blocks, 0.0F);
+        std::copy_n(rows.scales + full * rows.blocks, rest * rows.blocks, last_scales);
+    }
     const Tiles tiles;
-    for (int64_t row = 0; row < rows.count; row += INT4_TILE_ROWS) {
-        const int64_t count = std::min(INT4_TILE_ROWS, rows.count - row);
-        RowScales row_scales{rows.scales + row * rows.blocks, rows.blocks};
-        if (count < INT4_TILE_ROWS) {
-            std::fill_n(last_scales, INT4_TILE_ROWS * rows.blocks, 0.0F);
-            std::copy_n(row_scales.first, count * rows.blocks, last_scales);
-            row_scales.first = last_scales;
+    alignas(LINE_BYTES) float sums[Block::TOGETHER][2][2][Block::SIZE];
+    for (int64_t from = 0; from < rows.count; from += Block::TOGETHER * ROW_BLOCK) {
+        const int64_t to = std::min(from + Block::TOGETHER * ROW_BLOCK, rows.count);
+        for (int64_t begin = 0; begin < rows.blocks; begin += Block::PART) {
+            const int64_t end = std::min(begin + Block::PART, rows.blocks);
+            for (int p = 0; p < 2 && from == 0; ++p) unpack_int4(panels[p], begin, end, 8, bytes[p]);
+            for (int64_t row = from; row < to; row += ROW_BLOCK) {
+                const float* row_scales = row < full ? rows.scales + row * rows.blocks : last_scales;
+                const int64_t halves = to - row > INT4_TILE_ROWS ? 2 : 1;
+                const Block block{rows.values + row * rows.stride,
+                                  rows.stride,
+                                  row_scales,
+                                  rows.blocks,
+                                  halves,
+                                  panels,
+                                  bytes};
+                block.add_part(begin, end, sums[(row - from) / ROW_BLOCK]);
+            }
         }
-        __m512 first[INT4_TILE_ROWS];
-        __m512 second[INT4_TILE_ROWS];
-        int4_tile_rows(rows, row, row_scales, panels[0], bytes[0], first);
-        int4_tile_rows(rows, row, row_scales, panels[1], bytes[1], second);
-        for (int64_t r = 0; r < count; ++r) store(row + r, first[r], second[r]);
+        for (int64_t row = from; row < to; ++row) {
+            const auto& half = sums[(row - from) / ROW_BLOCK][row % ROW_BLOCK / INT4_TILE_ROWS];
+            const int64_t at = row % INT4_TILE_ROWS * PANEL;
+            store(row, _mm512_load_ps(half[0] + at), _mm512_load_ps(half[1] + at));
+        }
     }
 }
 #endif
@@ -281,7 +336,11 @@ inline void int4_two_panels(const Int4Rows& rows, int64_t block, const Int4Panel
         default: break;
     }
 #if defined(NEO_EDGE_AMX)
-    if (amx_allowed() && rows.stride % DEPTH == 0) return int4_amx(rows, panels, scratch, store);
+    if (amx_allowed() && rows.stride % DEPTH == 0) {
+        if (block == 128) return int4_amx<128>(rows, panels, scratch, store);
+        if (block == 64) return int4_amx<64>(rows, panels, scratch, store);
+        return int4_amx<32>(rows, panels, scratch, store);
+    }
 #endif
     int4_vnni(rows, panels, scratch, store);
 }
