@@ -26,6 +26,19 @@ inline __m512i four_inputs(const uint8_t* values) {
     return _mm512_set1_epi32(four);
 }
 
+// Bytes from two panels to those that are most likely asked for next: neighbours are followed by two more, panels
+// of two matrices by one each.
+inline int64_t bytes_to_next(const Int8Panel& first, const Int8Panel& second, int64_t inputs) {
+    const int64_t panel = inputs * PANEL;
+    return second.weights == first.weights + panel ? 2 * panel : panel;
+}
+
+// An address and not a place in an array: nothing need lie there, and fetching ahead of it does no harm.
+inline const char* ahead_of(const int8_t* weights, int64_t bytes) {
+    const auto address = reinterpret_cast<uintptr_t>(weights) + static_cast<uintptr_t>(bytes);
+    return reinterpret_cast<const char*>(address);
+}
+
 // One row waits for memory alone. Each panel is read in two halves: four streams keep more of it under way.
 template <class Store>
 void int8_one_row(const Int8Rows& rows, int64_t inputs, const Int8Panel& first, const Int8Panel& second,
@@ -38,7 +51,14 @@ void int8_one_row(const Int8Rows& rows, int64_t inputs, const Int8Panel& first, 
     const int8_t* second_lower = second_upper + half * PANEL;
     __m512i sums[4] = {_mm512_setzero_si512(), _mm512_setzero_si512(), _mm512_setzero_si512(),
                        _mm512_setzero_si512()};
+    constexpr int64_t AHEAD = 128;  // inputs: 2 KB of each stream
+    const int64_t next = bytes_to_next(first, second, inputs);
     for (int64_t k = 0; k < half; k += 4) {
+        const int64_t ahead = (k + AHEAD < half ? 0 : next - half * PANEL) + (k + AHEAD) * PANEL;
+        _mm_prefetch(ahead_of(upper, ahead), _MM_HINT_T0);
+        _mm_prefetch(ahead_of(lower, ahead), _MM_HINT_T0);
+        _mm_prefetch(ahead_of(second_upper, ahead), _MM_HINT_T0);
+        _mm_prefetch(ahead_of(second_lower, ahead), _MM_HINT_T0);
         const __m512i early = four_inputs(values + k);
         const __m512i late = four_inputs(values + half + k);
         sums[0] = _mm512_dpbusd_epi32(sums[0], early, _mm512_load_si512(upper + k * PANEL));
@@ -55,8 +75,8 @@ void int8_one_row(const Int8Rows& rows, int64_t inputs, const Int8Panel& first, 
           int8_scaled(_mm512_add_epi32(sums[2], sums[3]), second, rows.largest[0]));
 }
 
-// Rows [row, row + the number of ROW) with their sums in registers: the loops over rows are unrolled by hand, since
-// compilers leave arrays that they unroll late in memory.
+// Rows [row, row + the number of ROW) with their sums in registers: the loops over rows are unrolled by hand,
+// since compilers leave arrays in memory whose loops they unroll late.
 template <class Store, int... ROW>
 void int8_vnni_rows(const Int8Rows& rows, int64_t row, int64_t inputs, const Int8Panel& first,
                     const Int8Panel& second, Store&& store, std::integer_sequence<int, ROW...>) {
@@ -103,38 +123,30 @@ constexpr int64_t TILE_BYTES = 1024;
 
 using TileSums = int32_t[TILE_ROWS][PANEL];
 
-// Brings the weights behind two panels, most often the next ones to be asked for, to the L2 cache bit by bit.
-//
-// Addresses and not pointers: nothing need lie there, and fetching ahead of it does no harm.
-class WeightsAhead {
+// Brings the next two panels to the L2 cache bit by bit.
+class NextPanels {
 public:
     // `steps` is how often `fetch` will be called.
-    WeightsAhead(const Int8Panel& first, const Int8Panel& second, int64_t inputs, int64_t steps) {
-        const auto panel = static_cast<uintptr_t>(inputs * PANEL);
-        const auto start = reinterpret_cast<uintptr_t>(first.weights);
-        const auto second_start = reinterpret_cast<uintptr_t>(second.weights);
-        const bool neighbours = second_start == start + panel;
-        first_ = start + (neighbours ? 2 * panel : panel);
-        second_ = second_start + (neighbours ? 2 * panel : panel);
-        left_ = inputs * PANEL / LINE_BYTES;
-        at_once_ = (left_ + steps - 1) / steps;
-    }
+    NextPanels(const Int8Panel& first, const Int8Panel& second, int64_t inputs, int64_t steps)
+        : first_(first.weights),
+          second_(second.weights),
+          at_(bytes_to_next(first, second, inputs)),
+          end_(at_ + inputs * PANEL),
+          bytes_at_once_(round_up((inputs * PANEL + steps - 1) / steps, LINE_BYTES)) {}
 
     void fetch() {
-        for (int64_t i = std::min(at_once_, left_); i > 0; --i) {
-            _mm_prefetch(reinterpret_cast<const char*>(first_), _MM_HINT_T1);
-            _mm_prefetch(reinterpret_cast<const char*>(second_), _MM_HINT_T1);
-            first_ += LINE_BYTES;
-            second_ += LINE_BYTES;
-            --left_;
+        for (const int64_t until = std::min(at_ + bytes_at_once_, end_); at_ < until; at_ += LINE_BYTES) {
+            _mm_prefetch(ahead_of(first_, at_), _MM_HINT_T1);
+            _mm_prefetch(ahead_of(second_, at_), _MM_HINT_T1);
         }
     }
 
 private:
-    uintptr_t first_;
-    uintptr_t second_;
-    int64_t left_;
-    int64_t at_once_;
+    const int8_t* first_;
+    const int8_t* second_;
+    int64_t at_;
+    int64_t end_;
+    int64_t bytes_at_once_;
 };
 
 // 16 rows, with the inputs in two halves: four sums that do not wait for each other.
@@ -181,7 +193,7 @@ void int8_amx_16_rows(const Int8Rows& rows, int64_t row, int64_t inputs, const I
 
 // Adds to the sums of 32 rows what inputs [begin, end) give; the sums begin with zero where begin is zero.
 inline void int8_amx_32_rows(const uint8_t* values, int64_t stride, int64_t begin, int64_t end,
-                             const int8_t* first, const int8_t* second, WeightsAhead& ahead, TileSums* sums) {
+                             const int8_t* first, const int8_t* second, NextPanels& next, TileSums* sums) {
     if (begin == 0) {
         _tile_zero(0);
         _tile_zero(1);
@@ -201,7 +213,7 @@ inline void int8_amx_32_rows(const uint8_t* values, int64_t stride, int64_t begi
         _tile_dpbusd(1, 4, 7);
         _tile_loadd(5, values + TILE_ROWS * stride + k, stride);
         _tile_dpbusd(2, 5, 6);
-        ahead.fetch();
+        next.fetch();
         _tile_dpbusd(3, 5, 7);
     }
     _tile_stored(0, sums[0], LINE_BYTES);
@@ -220,7 +232,7 @@ void int8_amx(const Int8Rows& rows, int64_t inputs, const Int8Panel& first, cons
     alignas(64) TileSums sums[TOGETHER][4];
     // 16 rows or fewer at the end are no block of their own.
     const int64_t blocks = (rows.count + ROW_BLOCK - TILE_ROWS - 1) / ROW_BLOCK;
-    WeightsAhead ahead(first, second, inputs, std::max(blocks * inputs / DEPTH, int64_t{1}));
+    NextPanels next(first, second, inputs, std::max(blocks * inputs / DEPTH, int64_t{1}));
     for (int64_t from = 0; from < blocks; from += TOGETHER) {
         const int64_t to = std::min(from + TOGETHER, blocks);
         for (int64_t k = 0; k < inputs; k += PART) {
@@ -228,7 +240,7 @@ void int8_amx(const Int8Rows& rows, int64_t inputs, const Int8Panel& first, cons
                 const int64_t row = block * ROW_BLOCK;
                 TileSums* kept = sums[block - from];
                 int8_amx_32_rows(rows.values + row * rows.stride, rows.stride, k, std::min(k + PART, inputs),
-                                 first.weights, second.weights, ahead, kept);
+                                 first.weights, second.weights, next, kept);
                 if (k + PART < inputs) continue;
                 for (int64_t r = 0; r < std::min(ROW_BLOCK, rows.count - row); ++r) {
                     const int64_t half = r / TILE_ROWS * 2;
