@@ -16,7 +16,7 @@ GPU := .venv-gpu/bin
 GPU_READY := .venv-gpu/.ready
 INPUTS := pyproject.toml constraints.txt
 TEST_ENVIRONMENT = OMP_NUM_THREADS=1 NEO_EDGE_ORT_123=$(CURDIR)/$(ORT_123) NEO_EDGE_OPTIMUM=$(CURDIR)/$(OPTIMUM)
-EVIDENCE := goldens batch_equality batch_cost cpu_speed prepacked_cache bundle_speed step_overhead export_scale full_2b nano_accuracy killed_updates quantize_scale quantized_accuracy outliers killed_exports engine_cases fuzz video_seeking video_preprocessing video_leaks live_equality live_speed live_window live_policies constrained_steps
+EVIDENCE := goldens batch_equality batch_cost cpu_speed prepacked_cache bundle_speed step_overhead export_scale full_2b nano_accuracy killed_updates quantize_scale quantized_accuracy kernel_accuracy outliers killed_exports engine_cases fuzz video_seeking video_preprocessing video_leaks live_equality live_speed live_window live_policies constrained_steps
 PEERS := quantizers:accuracy quantizers:speed llama_cpp
 
 .PHONY: gpu-check setup demo test engine-cases coverage check docs evidence bench peers clean

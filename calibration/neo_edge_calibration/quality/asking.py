@@ -31,6 +31,7 @@ if TYPE_CHECKING:
     from neo_edge.tokenizer import Tokenizer
     from neo_edge_calibration.question import Question
     from neo_edge_runtime.backend import Backend
+    from neo_edge_runtime.prepacked_build import PrepackedMode
     from neo_edge_runtime.request import PreparedRequest
 
 PROTOCOL = "edge"  # greedy: answers that are drawn would differ without any damage
@@ -51,8 +52,26 @@ class _Asked:
 class Interviewer:
     """Variants of a bundle, loaded; the first is the reference."""
 
-    def __init__(self, bundle: Bundle, variants: Sequence[str], *, threads: int | None) -> None:
-        """Raises as `neo_edge.load` does, and `TokenizerError` for a bundle without tokenizer."""
+    def __init__(
+        self,
+        bundle: Bundle,
+        variants: Sequence[str],
+        *,
+        threads: int | None,
+        prepacked: Sequence[PrepackedMode] | None = None,
+    ) -> None:
+        """Loads them.
+
+        Args:
+            bundle: an opened bundle.
+            variants: of it; one may be there twice.
+            threads: as `neo_edge.load` has it.
+            prepacked: of each variant, as `neo_edge.load` has it; None: its default.
+
+        Raises:
+            TokenizerError: the bundle has no tokenizer.
+            NeoEdgeError: as `neo_edge.load`.
+        """
         tokenizer = load_tokenizer(bundle.root) if bundle.manifest.tokenizer else None
         if tokenizer is None:
             raise TokenizerError(
@@ -62,8 +81,9 @@ class Interviewer:
         self._tokenizer: Tokenizer = tokenizer
         self._backends: list[Backend] = []
         with ExitStack() as opened:
-            for name in variants:
-                backend = OrtBackend(bundle, name, threads=threads)
+            usual: PrepackedMode = "auto"
+            for name, mode in zip(variants, prepacked or [usual] * len(variants), strict=True):
+                backend = OrtBackend(bundle, name, threads=threads, prepacked=mode)
                 opened.callback(backend.close)
                 self._backends.append(backend)
             self._close = opened.pop_all().close
