@@ -26,7 +26,7 @@ inline __m512i four_inputs(const uint8_t* values) {
     return _mm512_set1_epi32(four);
 }
 
-// Bytes from two panels to those that are most likely asked for next: neighbours are followed by two more, panels
+// Bytes from two panels to those most likely asked for next: neighbours are followed by two more, panels
 // of two matrices by one each.
 inline int64_t bytes_to_next(const Int8Panel& first, const Int8Panel& second, int64_t inputs) {
     const int64_t panel = inputs * PANEL;
