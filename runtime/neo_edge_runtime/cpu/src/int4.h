@@ -62,9 +62,11 @@ inline int64_t int4_scratch_bytes(int64_t inputs) {
 // Reads two groups of inputs from a line of nibbles.
 struct ReadNibbles {
     const uint8_t* lines;
+    const uint8_t* ahead;  // lines that will be read, which begin to come from memory now
 
     void operator()(int64_t pair, __m512i& low, __m512i& high) const {
         const __m512i half = _mm512_set1_epi8(15);
+        _mm_prefetch(reinterpret_cast<const char*>(ahead + pair * LINE_BYTES), _MM_HINT_T0);
         const __m512i packed = _mm512_load_si512(lines + pair * LINE_BYTES);
         low = _mm512_and_si512(packed, half);
         high = _mm512_and_si512(_mm512_srli_epi16(packed, 4), half);
@@ -123,15 +125,18 @@ inline void add_int4_blocks(const Int4Rows& rows, int64_t row, int64_t inputs,
     }
 }
 
-// A few rows: the weights are read once, from four places at a time (one alone does not fill the memory's
-// bandwidth).
+// A few rows wait for memory alone. Four streams keep more of it under way than one: each panel is read in
+// two halves, and while it is read the next pair of panels begins to come.
 template <int ROWS, class Store>
 inline void int4_few_rows(const Int4Rows& rows, const Int4Blocks& first, const Int4Blocks& second,
                           Store&& store) {
-    const auto stream = [](const Int4Blocks& panel, int64_t block) {
-        return Int4Stream<ReadNibbles>{{panel.nibbles(block)}, panel.scales(block), block};
-    };
     const int64_t half = rows.blocks / 2;
+    // Neighbours are followed by the next two panels of their matrix, others by the next panel of each.
+    const int64_t following = second.first == first.at(rows.blocks) ? 2 * rows.blocks : rows.blocks;
+    const auto stream = [&](const Int4Blocks& panel, int64_t block) {
+        return Int4Stream<ReadNibbles>{
+            {panel.nibbles(block), panel.nibbles(block + following)}, panel.scales(block), block};
+    };
     __m512 halves[4][ROWS];
     __m512 results[2][ROWS];
     for (int r = 0; r < ROWS; ++r) {
@@ -159,7 +164,7 @@ inline void unpack_int4(const Int4Blocks& panel, int64_t begin, int64_t end, int
                         const Int4Bytes& out) {
     const __m512i zeros = _mm512_set1_epi8(zero);
     for (int64_t block = begin; block < end; ++block) {
-        const ReadNibbles read{panel.nibbles(block)};
+        const ReadNibbles read{panel.nibbles(block), panel.nibbles(block + end - begin)};
         uint8_t* line = out.at(block);
         for (int64_t pair = 0; pair < panel.inputs / 8; ++pair) {
             __m512i low;
