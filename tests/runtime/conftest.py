@@ -71,6 +71,41 @@ def tiny_bundle(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture(scope="session")
+def quantized_tiny(tiny_bundle: Path, tmp_path_factory: pytest.TempPathFactory) -> Bundle:
+    """The tiny bundle with the variants `eight`, `four` and `four everywhere`; the last has its head in 4 bits, too."""
+    from quantized_decoders import EIGHT_BITS, FOUR_BITS, FOUR_EVERYWHERE, with_variants
+
+    target = tmp_path_factory.mktemp("quantized") / "tiny"
+    return with_variants(tiny_bundle, target, EIGHT_BITS, FOUR_BITS, FOUR_EVERYWHERE)
+
+
+@pytest.fixture(scope="session")
+def quantized_nano(tmp_path_factory: pytest.TempPathFactory) -> Bundle:
+    """The nano with the variants fp32, int8-dynamic and int4."""
+    from quantized_decoders import with_variants
+
+    from neo_edge.checkpoint import resolve_checkpoint
+    from neo_edge_export.bundle_export import ExportOptions, export_bundle
+    from neo_edge_export.quantization.recipes import RECIPES
+
+    folder = tmp_path_factory.mktemp("nano")
+    export_bundle(resolve_checkpoint("neo-ov-nano"), folder / "float", ExportOptions(verify_slice=range(1)))
+    return with_variants(folder / "float", folder / "nano", RECIPES["int8-dynamic"], RECIPES["int4"])
+
+
+@pytest.fixture(scope="session")
+def kernel_library(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The kernels, compiled for this machine once."""
+    from cpu_machine import NO_KERNELS
+
+    from neo_edge_runtime.cpu.compiling import compile_library
+
+    if NO_KERNELS:
+        pytest.skip(NO_KERNELS)
+    return compile_library(tmp_path_factory.mktemp("kernels"))
+
+
+@pytest.fixture(scope="session")
 def engine_bundle(tiny_bundle: Path, tmp_path_factory: pytest.TempPathFactory) -> Bundle:
     """The tiny bundle with engines of both portable variants; those of fp32 are taken where none is named."""
     root = Path(shutil.copytree(tiny_bundle, tmp_path_factory.mktemp("engines") / "tiny"))

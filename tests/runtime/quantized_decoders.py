@@ -36,6 +36,17 @@ FOUR_BITS = Recipe(
         LayerRule("*", _BYTES),
     ),
 )
+# No product at 8 bits.
+FOUR_EVERYWHERE = Recipe(
+    "four everywhere",
+    "",
+    "modern",
+    (
+        LayerRule("decoder.lm_head", "w4", group_size=64),
+        LayerRule("decoder.*", "w4", group_size=32),
+        LayerRule("*", _BYTES),
+    ),
+)
 
 
 def with_variants(bundle: Path, target: Path, *recipes: Recipe) -> Bundle:
