@@ -28,7 +28,7 @@ inline void attend(const AttentionShape& shape, const AttentionBlock& block, flo
         return;
     }
 #if defined(NEO_EDGE_AMX_ATTENTION)
-    if (block.count * shape.heads / shape.kv_heads > LANES && amx_allowed()) {
+    if (block.count * (shape.heads / shape.kv_heads) >= ROWS_FOR_TILES && amx_allowed()) {
         attend_with_tiles(shape, block, aligned);
         return;
     }

@@ -25,8 +25,9 @@ namespace neo_edge {
 // A tile is 16 rows of 16 pairs. A pair holds inputs j and 16 + j of 32, in both operands, because two
 // registers of floats are paired so without shuffles.
 constexpr int64_t PARTS = 3;
-constexpr int64_t TILE_FLOATS = 256;  // the size of a tile in memory, 1 KiB
-constexpr int64_t STEP = 32;          // inputs of a tile
+constexpr int64_t ROWS_FOR_TILES = 64;  // fewer do not pay for splitting the keys
+constexpr int64_t TILE_FLOATS = 256;    // the size of a tile in memory, 1 KiB
+constexpr int64_t STEP = 32;            // inputs of a tile
 constexpr int64_t STEP_FLOATS = PARTS * TILE_FLOATS;
 constexpr int TILE_STRIDE = 64;  // bytes of a tile's row
 
