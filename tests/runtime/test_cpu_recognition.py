@@ -31,6 +31,12 @@ FOREIGN = (
     Recipe("kept", "", "modern", (LayerRule("*.1.mlp.down_proj", "float"), LayerRule("*", "w8a8-token"))),
     Recipe("fine", "", "modern", (LayerRule("*", "w4", group_size=16),)),
     Recipe("half", "", "modern", (LayerRule("*", "w4", group_size=32),), scale_type="float16"),
+    Recipe(
+        "mixed",
+        "",
+        "modern",
+        (LayerRule("*.2.*.v_proj", "w4", group_size=32), LayerRule("*", "w4", group_size=64)),
+    ),
 )
 
 
@@ -139,6 +145,10 @@ def test_the_nano_is_recognized_as_the_recipes_write_it(tmp_path: Path) -> None:
         ("weights", "layers.0.self_attn.q_proj is in int8, for DequantizeLinear"),
         ("kept", "layers.1.mlp.down_proj is in float32, for MatMul"),
         ("fine", "layers.0.self_attn.q_proj: no kernel reads int4 weights in blocks of 16"),
+        (
+            "mixed",
+            "what reads the same numbers has layers.2.v_proj in blocks of 32 and layers.2.k_proj_hw in blocks of 64",
+        ),
         (
             "half",
             "Cast 'layers.0.self_attn.q_proj.Cast' is not, or not so, in the decoder that neo_edge writes",

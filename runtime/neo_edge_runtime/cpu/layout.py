@@ -28,6 +28,10 @@ LAYER_PRODUCTS = (
     *("q_proj", "q_proj_hw", "k_proj", "k_proj_hw", "v_proj", "o_proj"),
     *("gate_proj", "up_proj", "down_proj"),
 )
+READ_TOGETHER = (
+    LAYER_PRODUCTS[:5],
+    LAYER_PRODUCTS[6:8],
+)  # each the same rows; 4-bit ones have one block then
 LAYER_VECTORS = (
     *("input_layernorm", "q_norm", "q_norm_h", "q_norm_w", "k_norm", "k_norm_h", "k_norm_w"),
     "post_attention_layernorm",

@@ -28,7 +28,7 @@ from neo_edge_runtime.cpu.expected_graph import (
     expected_outputs,
     tensor_name,
 )
-from neo_edge_runtime.cpu.layout import DecoderWidths, Storage, config_widths
+from neo_edge_runtime.cpu.layout import READ_TOGETHER, DecoderWidths, Storage, config_widths
 
 if TYPE_CHECKING:
     from neo_edge.config import DecoderConfig
@@ -86,6 +86,7 @@ def recognize(onnx: ModuleType, path: Path, config: DecoderConfig) -> DecoderWei
     _require_ports(graph.output, expected_outputs(widths))
     tensors = _Tensors(onnx, path, graph.initializer)
     storage = dict(_storage(graph, tensors, widths))
+    _require_one_block(storage, widths.layers)
     opsets = {entry.domain: entry.version for entry in model.opset_import}
     if opsets != OPSETS or model.functions or graph.sparse_initializer:
         raise NotRecognized(f"it is written in {opsets}, with functions of its own or in sparse tensors")
@@ -142,6 +143,17 @@ def _storage(graph: Any, tensors: _Tensors, widths: DecoderWidths) -> Iterator[t
                 raise NotRecognized(f"{shown}: {error}") from error
         else:
             raise NotRecognized(f"{shown} is in {tensors.dtype(weight)}, for {node.op_type}")
+
+
+def _require_one_block(storage: Mapping[str, Storage], layers: int) -> None:
+    """Rows are rounded once for all products that read them."""
+    for layer in range(layers):
+        for together in READ_TOGETHER:
+            names = [f"layers.{layer}.{name}" for name in together]
+            blocks = {block: name for name in names if (block := storage[name].block) is not None}
+            if len(blocks) > 1:
+                found = " and ".join(f"{name} in blocks of {block}" for block, name in sorted(blocks.items()))
+                raise NotRecognized(f"what reads the same numbers has {found}")
 
 
 def _require_operations(graph: Any, tensors: _Tensors, expected: ExpectedGraph) -> None:
