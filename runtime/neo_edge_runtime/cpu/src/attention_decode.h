@@ -142,7 +142,7 @@ inline void add_chunk(const float* powers, const float* values, int64_t position
                       float* sums) {
     constexpr int64_t WIDE = 8;
     int64_t column = 0;
-    if (HEADS <= 2) {  // whole rows where registers suffice: one stream
+    if constexpr (HEADS <= 2) {  // whole rows where registers suffice: one stream
         for (; column + WIDE * LANES <= value_dim; column += WIDE * LANES) {
             add_heads<HEADS, WIDE>(powers, values + column, positions, value_dim, sums + column);
         }
