@@ -156,7 +156,7 @@ private:
 
     void add_to_stream(int64_t rows, const Product& product) {
         const Target target{&product, stream_.data(), widths_.hidden};
-        multiply(pool_, activations_, rows, &target, 1, panel_scratch_.data(), [](float* at, __m512 result) {
+        multiply(pool_, activations_.rows(), rows, &target, 1, panel_scratch_.data(), [](float* at, __m512 result) {
             _mm512_storeu_ps(at, _mm512_add_ps(_mm512_loadu_ps(at), result));
         });
     }
@@ -170,7 +170,7 @@ private:
                                   {layer.key, key_.data(), all_keys},
                                   {layer.key_hw, key_hw_.data(), all_keys},
                                   {layer.value, value_.data(), all_keys}};
-        multiply(pool_, activations_, rows, targets, 5, panel_scratch_.data(), [](float* at, __m512 result) {
+        multiply(pool_, activations_.rows(), rows, targets, 5, panel_scratch_.data(), [](float* at, __m512 result) {
             _mm512_storeu_ps(at, result);
         });
         float *keys = step.key_caches[number], *values = step.value_caches[number];
@@ -235,7 +235,7 @@ private:
     void mlp_part(const Layer& layer, int64_t rows) {
         round_normed(rows, layer.mlp_norm, layer.gate, 2);
         multiply_gated(
-            pool_, activations_, rows, *layer.gate, *layer.up, gated_.data(), widths_.mlp, panel_scratch_.data());
+            pool_, activations_.rows(), rows, *layer.gate, *layer.up, gated_.data(), widths_.mlp, panel_scratch_.data());
         round_rows(rows, gated_.data(), widths_.mlp, layer.down);
         add_to_stream(rows, *layer.down);
     }
@@ -252,7 +252,7 @@ private:
                 return made;
             });
         const Target target{&product, step.logits, widths_.vocab};
-        multiply(pool_, activations_, rows, &target, 1, panel_scratch_.data(), [](float* at, __m512 result) {
+        multiply(pool_, activations_.rows(), rows, &target, 1, panel_scratch_.data(), [](float* at, __m512 result) {
             _mm512_storeu_ps(at, result);
         });
     }

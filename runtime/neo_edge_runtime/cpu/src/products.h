@@ -4,6 +4,7 @@
 
 #include <immintrin.h>
 
+#include <algorithm>
 #include <cstdint>
 #include <cstdlib>
 #include <new>
@@ -76,41 +77,64 @@ struct Target {
     int64_t stride;
 };
 
-// Rows as the matrices that read them want them.
+// Rows as the matrices that read them want them: a kind that none of them reads is empty.
+struct RoundedRows {
+    Int8Rows eight;
+    Int4Rows four;
+
+    // `many` rows from `first`, a multiple of ROW_BLOCK.
+    RoundedRows part(int64_t first, int64_t many) const {
+        RoundedRows cut = *this;
+        cut.eight.values += first * eight.stride;
+        cut.eight.largest += first;
+        cut.eight.count = many;
+        cut.four.values += first * four.stride;
+        cut.four.scales += first * four.blocks;
+        cut.four.sums += first * four.blocks;
+        cut.four.count = many;
+        return cut;
+    }
+
+    // That stay in the L2 cache while a thread takes them through its panels.
+    int64_t together() const { return int8_rows_together(std::max(eight.stride, four.stride)); }
+};
+
+// Makes them, in memory that stays.
 class Activations {
 public:
     // row(index, scratch) gives a row of `width` numbers, made in `scratch` or anywhere; width is what is behind padding.
     template <class Row>
     void round(
         Pool& pool, const Product* products, int count, int64_t rows, int64_t width, Buffer<float>* scratch, const Row& row) {
+        rows_ = {};
         const Product *wants8 = nullptr, *wants4 = nullptr;
         for (int at = 0; at < count; ++at) (products[at].bits == 8 ? wants8 : wants4) = products + at;
         const int64_t padded = round_up(rows, ROW_BLOCK);
         if (wants8 != nullptr) {
             values8_.reserve(padded * wants8->inputs);
             largest_.reserve(rows);
-            eight = {values8_.data(), wants8->inputs, largest_.data(), rows};
+            rows_.eight = {values8_.data(), wants8->inputs, largest_.data(), rows};
         }
         if (wants4 != nullptr) {
             const int64_t blocks = wants4->inputs / wants4->block;
             values4_.reserve(padded * wants4->inputs);
             scales_.reserve(rows * blocks);
             sums_.reserve(rows * blocks);
-            four = {values4_.data(), wants4->inputs, scales_.data(), sums_.data(), blocks, rows};
+            rows_.four = {values4_.data(), wants4->inputs, scales_.data(), sums_.data(), blocks, rows};
         }
         constexpr int64_t EACH = 4;
         pool.run((rows + EACH - 1) / EACH, [&](int64_t item, int thread) {
             for (int64_t index = item * EACH; index < rows && index < (item + 1) * EACH; ++index) {
                 const float* made = row(index, scratch[thread].data());
                 if (wants8 != nullptr) {
-                    uint8_t* values = values8_.data() + index * eight.stride;
-                    largest_.data()[index] = round_to_uint8(made, width, eight.stride, values);
+                    uint8_t* values = values8_.data() + index * rows_.eight.stride;
+                    largest_.data()[index] = round_to_uint8(made, width, rows_.eight.stride, values);
                 }
                 if (wants4 != nullptr) {
-                    const int64_t first = index * four.blocks;
-                    int8_t* values = values4_.data() + index * four.stride;
+                    const int64_t first = index * rows_.four.blocks;
+                    int8_t* values = values4_.data() + index * rows_.four.stride;
                     round_to_int8_blocks(
-                        made, width, four.stride, wants4->block, values, scales_.data() + first, sums_.data() + first);
+                        made, width, rows_.four.stride, wants4->block, values, scales_.data() + first, sums_.data() + first);
                 }
             }
         });
@@ -124,10 +148,10 @@ public:
         sums_.release();
     }
 
-    Int8Rows eight{};
-    Int4Rows four{};
+    const RoundedRows& rows() const { return rows_; }
 
 private:
+    RoundedRows rows_{};
     Buffer<uint8_t> values8_;
     Buffer<int8_t> values4_;
     Buffer<float> largest_, scales_;
@@ -137,7 +161,7 @@ private:
 // One panel of each of two matrices of one kind, or two of one matrix.
 template <class Store>
 void two_panels(
-    const Activations& rows, const Product& first, int64_t panel, const Product& second, int64_t other,
+    const RoundedRows& rows, const Product& first, int64_t panel, const Product& second, int64_t other,
     uint8_t* scratch, const Store& store) {
     if (first.bits == 8) {
         int8_two_panels(rows.eight, first.inputs, first.eight(panel), second.eight(other), store);
@@ -146,42 +170,46 @@ void two_panels(
     }
 }
 
-// Pairs of panels that one thread takes at once: long reads for one row.
-inline int64_t pairs_at_once(int64_t rows) { return rows == 1 ? 4 : 1; }
+// work(rows, first row, pair, thread) for all pairs of panels; a thread takes some pairs at once, which makes long
+// reads of the weights, and the same rows again and again, which stay in its cache.
+template <class Work>
+void for_pairs(Pool& pool, const RoundedRows& rows, int64_t count, int64_t pairs, const Work& work) {
+    constexpr int64_t EACH = 4;
+    const int64_t together = rows.together(), runs = (pairs + EACH - 1) / EACH;
+    pool.run((count + together - 1) / together * runs, [&](int64_t item, int thread) {
+        const int64_t first = item / runs * together, run = item % runs;
+        const RoundedRows part = rows.part(first, std::min(together, count - first));
+        for (int64_t pair = run * EACH; pair < std::min(pairs, (run + 1) * EACH); ++pair) work(part, first, pair, thread);
+    });
+}
 
 // All outputs of some matrices that read the same rows; put(address, results) for each 16 of them.
 template <class Put>
 void multiply(
-    Pool& pool, const Activations& rows, int64_t count, const Target* targets, int targets_count,
+    Pool& pool, const RoundedRows& rows, int64_t count, const Target* targets, int targets_count,
     Buffer<uint8_t>* scratch, const Put& put) {
     int64_t pairs = 0;
     for (int at = 0; at < targets_count; ++at) pairs += (targets[at].product->panels() + 1) / 2;
-    const int64_t each = pairs_at_once(count);
-    pool.run((pairs + each - 1) / each, [&](int64_t item, int thread) {
-        for (int64_t pair = item * each; pair < pairs && pair < (item + 1) * each; ++pair) {
-            const Target* target = targets;
-            int64_t panel = 2 * pair;
-            while (panel >= round_up(target->product->panels(), 2)) {
-                panel -= round_up(target->product->panels(), 2);
-                ++target;
-            }
-            const Product& product = *target->product;
-            const bool both = panel + 1 < product.panels();
-            float* out = target->out + panel * PANEL;
-            const int64_t stride = target->stride;
-            two_panels(
-                rows, product, panel, product, both ? panel + 1 : panel, scratch[thread].data(),
-                [&](int64_t row, __m512 first, __m512 second) {
-                    put(out + row * stride, first);
-                    if (both) put(out + row * stride + PANEL, second);
-                });
-        }
+    for_pairs(pool, rows, count, pairs, [&](const RoundedRows& part, int64_t start, int64_t pair, int thread) {
+        const Target* target = targets;
+        int64_t panel = 2 * pair;
+        for (int64_t end; panel >= (end = round_up(target->product->panels(), 2)); ++target) panel -= end;
+        const Product& product = *target->product;
+        const bool both = panel + 1 < product.panels();
+        const int64_t stride = target->stride;
+        float* out = target->out + start * stride + panel * PANEL;
+        two_panels(
+            part, product, panel, product, both ? panel + 1 : panel, scratch[thread].data(),
+            [&](int64_t row, __m512 first, __m512 second) {
+                put(out + row * stride, first);
+                if (both) put(out + row * stride + PANEL, second);
+            });
     });
 }
 
 // out = silu(gate) * up. Gate and up of one kind go together, so that nothing is stored between.
 inline void multiply_gated(
-    Pool& pool, const Activations& rows, int64_t count, const Product& gate, const Product& up, float* out,
+    Pool& pool, const RoundedRows& rows, int64_t count, const Product& gate, const Product& up, float* out,
     int64_t stride, Buffer<uint8_t>* scratch) {
     if (gate.bits != up.bits) {
         const Target gates{&gate, out, stride}, ups{&up, out, stride};
@@ -191,14 +219,12 @@ inline void multiply_gated(
         });
         return;
     }
-    const int64_t each = pairs_at_once(count), panels = gate.panels();
-    pool.run((panels + each - 1) / each, [&](int64_t item, int thread) {
-        for (int64_t panel = item * each; panel < panels && panel < (item + 1) * each; ++panel) {
-            float* to = out + panel * PANEL;
-            two_panels(
-                rows, gate, panel, up, panel, scratch[thread].data(),
-                [&](int64_t row, __m512 first, __m512 second) { _mm512_storeu_ps(to + row * stride, gated(first, second)); });
-        }
+    for_pairs(pool, rows, count, gate.panels(), [&](const RoundedRows& part, int64_t start, int64_t panel, int thread) {
+        float* to = out + start * stride + panel * PANEL;
+        two_panels(
+            part, gate, panel, up, panel, scratch[thread].data(), [&](int64_t row, __m512 first, __m512 second) {
+                _mm512_storeu_ps(to + row * stride, gated(first, second));
+            });
     });
 }
 
