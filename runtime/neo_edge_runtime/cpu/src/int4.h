@@ -54,7 +54,7 @@ constexpr int64_t INT4_LEAST_BLOCK = 32;
 // Of a panel as bytes, with the zeros of blocks of 32.
 inline int64_t int4_panel_bytes(int64_t inputs) { return round_up(inputs, DEPTH) * PANEL * 3 / 2; }
 
-// Of the scratch of `int4_two_panels`: both panels as bytes, and the scales of a tile's rows.
+// Of the scratch of `int4_two_panels`: both panels as bytes, and the scales of 32 rows.
 inline int64_t int4_scratch_bytes(int64_t inputs) {
     return 2 * int4_panel_bytes(inputs) + inputs / INT4_LEAST_BLOCK * ROW_BLOCK * int64_t{sizeof(float)};
 }
@@ -196,8 +196,9 @@ inline void int4_vnni_rows(const Int4Rows& rows, int64_t row, const Int4Blocks (
 
 template <class Store>
 inline void int4_vnni(const Int4Rows& rows, const Int4Blocks (&panels)[2], uint8_t* scratch, Store&& store) {
-    const Int4Bytes bytes[2] = {{scratch, panels[0].inputs},
-                                {scratch + int4_panel_bytes(rows.stride), panels[1].inputs}};
+    const Int4Bytes bytes[2] = {
+        {scratch, panels[0].inputs},
+        {scratch + int4_panel_bytes(rows.blocks * panels[0].inputs), panels[1].inputs}};
     for (int p = 0; p < 2; ++p) unpack_int4(panels[p], 0, rows.blocks, 0, bytes[p]);
     int64_t row = 0;
     for (; row + 6 <= rows.count; row += 6) int4_vnni_rows<6>(rows, row, panels, bytes, store);
@@ -286,9 +287,9 @@ struct Int4Tiles {
 template <int64_t BLOCK, class Store>
 inline void int4_amx(const Int4Rows& rows, const Int4Blocks (&panels)[2], uint8_t* scratch, Store&& store) {
     using Block = Int4Tiles<BLOCK>;
-    const int64_t panel_bytes = int4_panel_bytes(rows.stride);
+    const int64_t panel_bytes = int4_panel_bytes(rows.blocks * panels[0].inputs);
     const Int4Bytes bytes[2] = {{scratch, BLOCK}, {scratch + panel_bytes, BLOCK}};
-    // Tiles read the scales of 32 rows.
+    // All 32 rows of a block are computed: those behind the last have scales too.
     float* last_scales = reinterpret_cast<float*>(scratch + 2 * panel_bytes);
     const int64_t rest = rows.count % ROW_BLOCK;
     const int64_t full = rows.count - rest;
@@ -341,7 +342,7 @@ inline void int4_two_panels(const Int4Rows& rows, int64_t block, const Int4Panel
         default: break;
     }
 #if defined(NEO_EDGE_AMX)
-    if (amx_allowed() && rows.stride % DEPTH == 0) {
+    if (amx_allowed() && rows.blocks * block % DEPTH == 0) {
         if (block == 128) return int4_amx<128>(rows, panels, scratch, store);
         if (block == 64) return int4_amx<64>(rows, panels, scratch, store);
         return int4_amx<32>(rows, panels, scratch, store);
