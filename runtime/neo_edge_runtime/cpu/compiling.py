@@ -14,6 +14,8 @@ from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from neo_edge_runtime.cpu.layout import FORMAT
+
 if TYPE_CHECKING:
     from collections.abc import Collection
 
@@ -36,8 +38,8 @@ class NoKernels(Exception):  # noqa: N818 - no error: ONNX Runtime's kernels do 
 
 @cache
 def sources_digest() -> str:
-    """sha256 of all sources and of how they are compiled; another one is another library."""
-    digest = hashlib.sha256(" ".join(FLAGS).encode())
+    """sha256 of all sources, how they are compiled and the form of what they read; another one is another entry."""
+    digest = hashlib.sha256(f"{FORMAT} {shlex.join(FLAGS)}".encode())
     for path in sorted(SOURCES.iterdir()):
         if path.suffix in (".h", ".cpp"):
             digest.update(f"\n{path.name}\n".encode())
