@@ -11,6 +11,7 @@ from collections.abc import Sequence
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -31,6 +32,7 @@ from neo_edge_calibration.quality import (
     file_data,
     measure_quality,
     measure_variants,
+    measuring,
     scene_data,
 )
 from neo_edge_calibration.quality.asking import Interviewer
@@ -198,6 +200,15 @@ def test_the_report_says_where_it_is_from(reports: dict[str, QualityReport]) -> 
     assert {"files of fp32", "files of int8", "checkpoint", "machine", "software", "date"} <= rows.keys()
     assert len({rows["files of fp32"], rows["files of int8"], rows["files of fp16"]}) == 3
     assert "recipe" not in reports["fp16"].provenance
+    assert "kernels of our own" not in rows
+
+
+def test_the_report_says_who_answered_through_kernels_of_our_own(
+    bundle: Bundle, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    entry = SimpleNamespace(kernels=True)
+    monkeypatch.setattr(measuring, "find_prepacked", lambda _, __, name: entry if name == "int8" else None)
+    assert measuring.provenance_rows(bundle, ("fp32", "int8"), 1)["kernels of our own"] == "int8"
 
 
 def test_bytes_are_those_of_the_variants_own_files(bundle: Bundle) -> None:

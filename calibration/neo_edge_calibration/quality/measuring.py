@@ -25,6 +25,7 @@ from neo_edge_calibration.quality.report import (
     VariantBytes,
 )
 from neo_edge_runtime.bench.device import device_lines
+from neo_edge_runtime.prepacked_build import find_prepacked
 from neo_edge_runtime.processors import usable_physical_cores
 
 if TYPE_CHECKING:
@@ -173,10 +174,14 @@ def variant_bytes(bundle: Bundle, name: str) -> VariantBytes:
 def provenance_rows(bundle: Bundle, variants: Sequence[str], threads: int) -> dict[str, str]:
     """What was measured, with what, on what and when."""
     machine, software, *_ = device_lines(threads)
+    ort = require("onnxruntime", extra="cpu")
+    entries = {name: find_prepacked(ort, bundle, name) for name in variants}
+    kernels = [name for name, entry in entries.items() if entry is not None and entry.kernels]
     checkpoint = bundle.manifest.provenance.get("checkpoint_sha256")
     return {
         **{f"files of {name}": variant_digest(bundle, name) for name in variants},
         **({"checkpoint": str(checkpoint)} if checkpoint else {}),
+        **({"kernels of our own": ", ".join(kernels)} if kernels else {}),
         "made by": f"{bundle.manifest.producer.name} {bundle.manifest.producer.version}",
         "machine": machine,
         "software": software,
