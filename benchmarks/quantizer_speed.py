@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from contextlib import ExitStack
 from functools import partial
+from typing import NamedTuple
 
 import numpy as np
 
@@ -12,6 +13,7 @@ from neo_edge.bundle import Bundle
 from neo_edge_runtime.bench.prompts import text_prompt
 from neo_edge_runtime.bench.timing import Contender, Seconds, interleave
 from neo_edge_runtime.ort_backend import OrtBackend
+from neo_edge_runtime.prepacked_build import PrepackedMode
 from neo_edge_runtime.session import Session
 
 PAST, PREFILL = 300, 320  # tokens
@@ -28,17 +30,25 @@ def behind(bundle: Bundle, backend: OrtBackend, tokens: int) -> Session:
     return session
 
 
+class Way(NamedTuple):
+    """A variant, and what computes it."""
+
+    variant: str
+    prepacked: PrepackedMode = "off"  # `build`: with kernels of neo_edge's own, where they can be had
+
+
 def speeds(
-    bundle: Bundle, names: Sequence[str], threads: int, rounds: int
-) -> Mapping[str, tuple[float, float]]:
-    """Median seconds of a step behind `PAST` tokens and of a prompt of `PREFILL`, by variant."""
+    bundle: Bundle, ways: Sequence[Way], threads: int, rounds: int
+) -> Mapping[Way, tuple[float, float]]:
+    """Median seconds of a step behind `PAST` tokens and of a prompt of `PREFILL`."""
     special = bundle.manifest.special_tokens
     assert special is not None
     prompt = text_prompt(bundle.manifest.model, special, PREFILL)
     with ExitStack() as opened:
         steps, prefills = {}, {}
-        for name in names:
-            backend = OrtBackend(bundle, name, threads=threads)
+        for way in ways:
+            name = "/".join(way)
+            backend = OrtBackend(bundle, way.variant, threads=threads, prepacked=way.prepacked)
             opened.callback(backend.close)
             session = opened.enter_context(behind(bundle, backend, PAST))
             # The cache beyond the context holds numbers too: untouched pages are one shared page, and fast.
@@ -50,7 +60,8 @@ def speeds(
             nothing = empty.checkpoint_at(0)
             prefills[name] = Contender(partial(prompt.append_to, empty), 5, partial(empty.rewind, nothing))
         decode, prefill = (interleave(each, rounds=rounds, rest_s=0.1) for each in (steps, prefills))
-    return {name: (_median(decode[name]), _median(prefill[name])) for name in names}
+    names = {way: "/".join(way) for way in ways}
+    return {way: (_median(decode[name]), _median(prefill[name])) for way, name in names.items()}
 
 
 def _median(seconds: Seconds) -> float:

@@ -14,6 +14,7 @@ from __future__ import annotations
 import argparse
 import contextlib
 import logging
+import os
 import shutil
 import sys
 import tempfile
@@ -26,7 +27,7 @@ import onnx
 from calibration_feeds import write_feeds
 from modelopt_peers import ENVIRONMENT, MODELOPT_PEERS
 from ort_peers import ORT_PEERS, PARTS, Job, Peer
-from quantizer_speed import PAST, PREFILL, behind, speeds
+from quantizer_speed import PAST, PREFILL, Way, behind, speeds
 from quantizer_table import (
     Bits,
     Row,
@@ -55,6 +56,7 @@ OURS = {  # by recipe
     "int4": Bits(4, 8, 8, 8),
     "int4-portable": Bits(4, 8, 8, 8),
 }
+OWN_KERNELS = ("int8-dynamic", "int4")  # recipes that neo_edge has kernels for, beside ONNX Runtime's
 PEERS = (*ORT_PEERS, *MODELOPT_PEERS)
 REFERENCE = "fp32"
 SAMPLES, FEW_SAMPLES = 64, 8  # calibration prompts; times do not depend on them
@@ -108,6 +110,7 @@ def main() -> int:
     logging.getLogger().setLevel(logging.ERROR)  # the peers log at length
     describe_device(args.threads)
     with tempfile.TemporaryDirectory() as folder:
+        os.environ["NEO_EDGE_CACHE_DIR"] = folder  # the peers' environment is made by now
         return _compare(Path(folder), peers, args)
 
 
@@ -212,13 +215,21 @@ def _row(made: Made, recipe: str, report: QualityReport | None) -> Row:
 
 
 def _print_speed(bundle: Bundle, made: Sequence[Made], args: argparse.Namespace) -> None:
-    shown = {REFERENCE: "float32", **{one.name: one.shown for one in made if one.refused is None}}
+    shown = {Way(REFERENCE): "float32"}
+    for one in made:
+        if one.refused is None:
+            shown[Way(one.name)] = one.shown
+        if one.name in OWN_KERNELS:
+            shown[Way(one.name, "build")] = f"{one.shown}, kernels of its own"
     found = speeds(bundle, list(shown), args.threads, args.rounds)
     print(
         f"{CHECKPOINT}, {args.threads} threads; a step behind {PAST} tokens, a prompt of {PREFILL} tokens: median of "
         f"{args.rounds} rounds\n"
     )
-    print("\n".join([*speed_head(), *(speed_line(shown[name], *found[name]) for name in shown)]), flush=True)
+    print(
+        "\n".join([*speed_head(), *(speed_line(name, *found[way]) for way, name in shown.items())]),
+        flush=True,
+    )
 
 
 def _ours(root: Path, recipe: str, calibrating: float) -> Made:
