@@ -174,12 +174,13 @@ void two_panels(
 // reads of the weights, and the same rows again and again, which stay in its cache.
 template <class Work>
 void for_pairs(Pool& pool, const RoundedRows& rows, int64_t count, int64_t pairs, const Work& work) {
-    constexpr int64_t EACH = 4;
-    const int64_t together = rows.together(), runs = (pairs + EACH - 1) / EACH;
+    // Long runs read ahead of themselves; eight a thread, so that none waits long for another's last one.
+    const int64_t each = std::clamp<int64_t>(pairs / (8 * pool.threads()), 1, 16);
+    const int64_t together = rows.together(), runs = (pairs + each - 1) / each;
     pool.run((count + together - 1) / together * runs, [&](int64_t item, int thread) {
         const int64_t first = item / runs * together, run = item % runs;
         const RoundedRows part = rows.part(first, std::min(together, count - first));
-        for (int64_t pair = run * EACH; pair < std::min(pairs, (run + 1) * EACH); ++pair) work(part, first, pair, thread);
+        for (int64_t pair = run * each; pair < std::min(pairs, (run + 1) * each); ++pair) work(part, first, pair, thread);
     });
 }
 
