@@ -286,14 +286,14 @@ def _open(
 ) -> list[Any]:
     sessions, config = [], bundle.manifest.model
     refusals: tuple[type[Exception], ...] = (*ort_errors(ort), BundleCorruptError)
-    checks = dict(zip(GRAPHS, (require_vision_graph, require_decoder_graph), strict=True))
     for name in names:
         options = session_options(ort, threads)
         # It is optimized already; and only weights that stay as they are find their packed form.
         options.graph_optimization_level = ort.GraphOptimizationLevel.ORT_DISABLE_ALL
         try:
             session = open_session(ort, folder / name, options)
-            checks[name](session, config, variant)
+            require_graph = require_vision_graph if name == GRAPHS[0] else require_decoder_graph
+            require_graph(session, config, variant)
         except refusals as error:
             raise CacheError(
                 f"onnxruntime {ort.__version__} cannot load {name} of {folder} ({error}): run `neo-edge prepack "

@@ -81,8 +81,8 @@ class Interviewer:
         self._tokenizer: Tokenizer = tokenizer
         self._backends: list[Backend] = []
         with ExitStack() as opened:
-            usual: PrepackedMode = "auto"
-            for name, mode in zip(variants, prepacked or [usual] * len(variants), strict=True):
+            modes: Sequence[PrepackedMode] = ["auto" for _ in variants] if prepacked is None else prepacked
+            for name, mode in zip(variants, modes, strict=True):
                 backend = OrtBackend(bundle, name, threads=threads, prepacked=mode)
                 opened.callback(backend.close)
                 self._backends.append(backend)

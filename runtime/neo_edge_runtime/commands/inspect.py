@@ -251,7 +251,7 @@ def _table(head: Sequence[str], rows: Sequence[Sequence[str]]) -> Iterator[str]:
 
 def _wrapped(name: str, value: str) -> list[str]:
     return textwrap.wrap(
-        value, _COLUMNS, initial_indent=f"  {name:20}", subsequent_indent=" " * 22, break_on_hyphens=False
+        value, _COLUMNS, initial_indent=f"  {name:19} ", subsequent_indent=" " * 22, break_on_hyphens=False
     )
 
 

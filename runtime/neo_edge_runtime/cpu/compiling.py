@@ -120,4 +120,4 @@ def _run(command: list[str], temporary: Path, limit_s: float) -> tuple[int, str]
             if running.returncode is None:
                 with contextlib.suppress(ProcessLookupError):
                     os.killpg(running.pid, signal.SIGKILL)
-    return running.returncode, said
+    return running.wait(), said
