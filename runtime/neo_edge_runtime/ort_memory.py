@@ -72,9 +72,16 @@ def private_weight_bytes(manifest: Manifest, variant: Variant) -> int:
     return weight_bytes(manifest, variant) * (_WIDENING if variant.precision == "fp16" else 1)
 
 
-def prepacked_file_bytes(manifest: Manifest, variant: Variant) -> int:
-    """About what the variant takes in the prepacked cache: every weight as it is computed with, and packed."""
-    return 2 * private_weight_bytes(manifest, variant)
+def prepacked_file_bytes(manifest: Manifest, variant: Variant, *, kernels: bool) -> int:
+    """About what the variant takes in the prepacked cache: every weight as it is computed with, and packed.
+
+    With kernels of our own the decoder's weights are there only packed.
+    """
+    packed = private_weight_bytes(manifest, variant)
+    if not kernels:
+        return 2 * packed
+    files = graph_files(manifest, variant).items()
+    return packed + sum(entry.size_bytes for name, entry in files if name.startswith(variant.vision))
 
 
 def prepacked_load_bytes(config: ModelConfig, file_bytes: int) -> int:

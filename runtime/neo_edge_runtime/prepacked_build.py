@@ -187,7 +187,7 @@ def _filled(
         require_tools()
     variant = bundle.variant(variant_name)
     _require_whole(bundle, variant)
-    _require_room(cache, bundle, variant)
+    _require_room(cache, bundle, variant, kernels=bool(key.kernels))
     written = cache.new_folder()
     try:
         _write(ort, bundle, variant, written, kernels=bool(key.kernels), quiet=quiet)
@@ -230,8 +230,9 @@ def _require_whole(bundle: Bundle, variant: Variant) -> None:
         )
 
 
-def _require_room(cache: PrepackedCache, bundle: Bundle, variant: Variant) -> None:
-    needed, free = prepacked_file_bytes(bundle.manifest, variant), shutil.disk_usage(cache.folder).free
+def _require_room(cache: PrepackedCache, bundle: Bundle, variant: Variant, *, kernels: bool) -> None:
+    needed = prepacked_file_bytes(bundle.manifest, variant, kernels=kernels)
+    free = shutil.disk_usage(cache.folder).free
     if needed > free:
         raise CacheError(
             f"{cache.folder} needs about {needed / 1e6:.1f} MB and its disk has {free / 1e6:.1f} MB free: {_ELSEWHERE}"
