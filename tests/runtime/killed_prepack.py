@@ -21,12 +21,12 @@ class Left:
     partial: int
 
 
-def killed_fills(bundle: Path, count: int, seed: int) -> list[Left]:
+def killed_fills(bundle: Path, count: int, seed: int, variant: str = "fp32") -> list[Left]:
     """Builds once, is killed `count` times, then builds once more."""
     cache, left = PrepackedCache(), []
 
     def build() -> None:
-        build_prepacked(open_bundle(bundle), "fp32")
+        build_prepacked(open_bundle(bundle), variant)
 
     whole = run_function(build).length
     _empty(cache)
