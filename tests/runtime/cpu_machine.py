@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import platform
+import time
+from collections.abc import Callable
 from pathlib import Path
 
 from neo_edge_runtime.control_groups import PROC, read_text
@@ -34,3 +36,19 @@ def write_compiler(folder: Path, script: str, name: str = "compiler") -> Path:
 def write_copying_compiler(folder: Path, library: Path) -> Path:
     """One that gives a library that was compiled before."""
     return write_compiler(folder, f"cp '{library}' \"$out\"", "copying-compiler")
+
+
+def runs(process: int) -> bool:
+    """Whether a process is there, and more than a zombie that nobody has waited for."""
+    try:
+        return Path(f"/proc/{process}/stat").read_text().rpartition(")")[2].split()[0] != "Z"
+    except (FileNotFoundError, ProcessLookupError):
+        return False
+
+
+def wait_until(come: Callable[[], bool], seconds: float = 60) -> None:
+    """Fails if it does not come."""
+    deadline = time.monotonic() + seconds
+    while not come():
+        assert time.monotonic() < deadline
+        time.sleep(0.02)

@@ -13,7 +13,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from cpu_machine import NO_KERNELS, write_compiler, write_copying_compiler
+from cpu_machine import NO_KERNELS, runs, wait_until, write_compiler, write_copying_compiler
 from killed_prepack import killed_fills
 from killing import in_a_fresh_process
 from tiny_golden import append_text
@@ -284,27 +284,10 @@ def test_an_interrupt_ends_the_compiler_and_all_that_it_started(
     monkeypatch.setenv("CXX", str(write_compiler(tmp_path, script)))
     line = [sys.executable, "-m", "neo_edge.cli", "prepack", str(quantized_tiny.root), "--variant", "eight"]
     with subprocess.Popen(line, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True) as running:
-        _wait_until(begun.exists)
+        wait_until(begun.exists)
         running.send_signal(2)
         _, said = running.communicate(timeout=60)
     assert running.returncode == 130
     assert "Traceback" not in said
-    _wait_until(lambda: not any(_runs(int(process)) for process in begun.read_text().split()))
+    wait_until(lambda: not any(runs(int(process)) for process in begun.read_text().split()))
     assert os.listdir(prepacked_cache.folder) == []
-
-
-def _wait_until(come: Callable[[], bool], seconds: float = 60) -> None:
-    import time
-
-    deadline = time.monotonic() + seconds
-    while not come():
-        assert time.monotonic() < deadline
-        time.sleep(0.02)
-
-
-def _runs(process: int) -> bool:
-    """Whether it is there and no zombie that nobody has waited for."""
-    try:
-        return Path(f"/proc/{process}/stat").read_text().rpartition(")")[2].split()[0] != "Z"
-    except (FileNotFoundError, ProcessLookupError):
-        return False

@@ -69,7 +69,9 @@ def add_decoder(ort: ModuleType, bundle: Bundle, variant: Variant, folder: Path)
     try:
         decoder = CpuDecoder(folder, config, threads=2)
     except CacheError as error:
-        raise NoKernels(str(error)) from error
+        # The cause without advice for who finds them in the cache, and without a folder that is about to go.
+        why = str(error.__cause__ or error).replace(f"{folder}/", "")
+        raise NoKernels(f"what was compiled cannot be used ({why})") from error
     graph = _graph_decoder(ort, bundle, variant)
     _require_agreement(
         decoder.new_state(batch=_SEQUENCES, capacity=_CAPACITY),
