@@ -18,6 +18,7 @@ class Place:
     folder: Path  # empty, the row's own
     bundle: Path  # a whole bundle of the tiny model, fp32, with a tokenizer; to be copied, not altered
     checkpoint: Path  # the checkpoint that it was made from
+    quantized: Path  # the bundle with a variant `eight`, of 8 bits
     patch: pytest.MonkeyPatch
 
 

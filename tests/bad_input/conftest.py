@@ -29,3 +29,11 @@ def bundle(checkpoint: Path) -> Path:
     target = checkpoint.parent / "whole.bundle"
     export_bundle(checkpoint, target, ExportOptions())
     return target
+
+
+@pytest.fixture(scope="session")
+def quantized(bundle: Path) -> Path:
+    """The same with the variant `eight`."""
+    from quantized_decoders import EIGHT_BITS, with_variants
+
+    return with_variants(bundle, bundle.with_name("quantized.bundle"), EIGHT_BITS).root

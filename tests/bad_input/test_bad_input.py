@@ -18,6 +18,7 @@ from command_rows import COMMAND_ROWS
 from config_rows import CONFIG_ROWS
 from export_rows import EXPORT_ROWS
 from image_rows import IMAGE_ROWS
+from kernel_rows import KERNEL_ROWS
 from observation import forget_peak, listing, open_files, peak_mib, resident_mib
 from prepacked_rows import PREPACKED_ROWS
 from prompt_rows import PROMPT_ROWS
@@ -42,6 +43,7 @@ TABLE = {
     "calibration": CALIBRATION_ROWS,
     "quantizing": QUANTIZING_ROWS,
     "prepacked": PREPACKED_ROWS,
+    "kernels": KERNEL_ROWS,
     "trust": TRUST_ROWS,
     "command": COMMAND_ROWS,
 }
@@ -63,9 +65,14 @@ def ask(bundle: Path) -> tuple[int, ...]:
 @pytest.mark.usefixtures("answer")  # all libraries are loaded before memory is looked at
 @pytest.mark.parametrize("row", ROWS)
 def test_bad_input(
-    row: Row, tmp_path: Path, bundle: Path, checkpoint: Path, monkeypatch: pytest.MonkeyPatch
+    row: Row,
+    tmp_path: Path,
+    bundle: Path,
+    checkpoint: Path,
+    quantized: Path,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    action = row.prepare(Place(tmp_path, bundle, checkpoint, monkeypatch))
+    action = row.prepare(Place(tmp_path, bundle, checkpoint, quantized, monkeypatch))
     before, descriptors, resident = listing(tmp_path), open_files(), resident_mib()
     forget_peak()
     with warnings.catch_warnings(record=True) as leaked:
