@@ -28,7 +28,11 @@ BUILDS = {
     "threads": ("-O1", "-g1", "-fsanitize=thread"),
 }
 RUNS = [
-    *((check, build) for check in ("attention", "int4", "int8") for build in list(BUILDS)[:4]),
+    *(
+        (check, build)
+        for check in ("attention", "int4", "int8", "decoder", "products")
+        for build in list(BUILDS)[:4]
+    ),
     *(("elementwise", build) for build in ("as shipped", "sanitized")),
     *(("pool", build) for build in ("as shipped", "sanitized", "threads")),
 ]

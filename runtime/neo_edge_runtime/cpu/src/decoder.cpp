@@ -1,10 +1,11 @@
 // A step of the decoder: every layer in ten loops over all threads.
 #include "decoder.h"
 
+#include <unistd.h>
+
 #include <algorithm>
 #include <cmath>
 #include <cstring>
-#include <memory>
 #include <mutex>
 #include <system_error>
 #include <vector>
@@ -87,6 +88,9 @@ public:
         }
         activations_.release();
     }
+
+    // Whether this process is a copy of the one that made the decoder.
+    bool forked() const { return getpid() != process_; }
 
 private:
     // Every index stays within its array, whatever the caller says.
@@ -257,6 +261,7 @@ private:
         });
     }
 
+    const pid_t process_ = getpid();
     const neo_edge_widths widths_;
     const AttentionShape shape_;
     const std::vector<int32_t> axis_;
@@ -317,6 +322,9 @@ int neo_edge_decoder_run(void* decoder, const neo_edge_step* step) {
 
 void neo_edge_decoder_release(void* decoder) { static_cast<Decoder*>(decoder)->release(); }
 
-void neo_edge_decoder_delete(void* decoder) { delete static_cast<Decoder*>(decoder); }
+void neo_edge_decoder_delete(void* decoder) {
+    Decoder* one = static_cast<Decoder*>(decoder);
+    if (!one->forked()) delete one;  // its threads are another process's: nobody would ever see their end
+}
 
 const char* neo_edge_kernels(void) { return neo_edge::amx_allowed() ? "AMX" : "AVX-512 VNNI"; }
