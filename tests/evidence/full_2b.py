@@ -1,25 +1,31 @@
 """The full 2b shape answers a question about a 640x480 picture on this CPU.
 
-Random weights of the preset's real shape, in float32 where that fits the memory and the disk, else in float16. The
-question is random token ids, since the preset has no tokenizer. Each answer has a process of its own.
+Random weights of the preset's real shape, in float32 where that fits the memory and the disk, else in float16, and
+rounded from that by recipes, prepacked, with kernels of neo_edge's own where they can be built. The question is random
+token ids, since the preset has no tokenizer. Each answer has a process of its own.
 """
 
 from __future__ import annotations
 
 import argparse
+import json
+import os
 import shutil
 import statistics
 import sys
 import tempfile
 import time
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
 from command_line import neo_edge, neo_edge_json
 from preset_size import parameters, preset_model, require_disk
+from quantize_scale import without_calibration
 
 from neo_edge.bundle import open_bundle
 from neo_edge.byte_size import show_bytes
+from neo_edge_export.quantization.recipes import RECIPES
 from neo_edge_runtime.bench.device import describe_device
 from neo_edge_runtime.bench.image_stages import random_jpeg
 from neo_edge_runtime.memory import available_memory_bytes
@@ -40,7 +46,10 @@ def main() -> int:
     parser.add_argument("--threads", type=int, default=usable_physical_cores())
     parser.add_argument("--new-tokens", type=int, default=32)
     parser.add_argument("--answers", type=int, default=3, help="each in a process of its own (default 3)")
-    parser.add_argument("--out", type=Path, default=Path("out"), help="where 18 GB of files lie meanwhile")
+    parser.add_argument(
+        "--recipes", nargs="*", choices=("int8-dynamic", "int4"), default=["int8-dynamic", "int4"]
+    )
+    parser.add_argument("--out", type=Path, default=Path("out"), help="where 24 GB of files lie meanwhile")
     args = parser.parse_args()
     count = parameters(preset_model(args.preset, args.layers))
     args.out.mkdir(parents=True, exist_ok=True)
@@ -48,12 +57,17 @@ def main() -> int:
     require_disk(args.out, count * (ITEM_BYTES["bf16"] + ITEM_BYTES[precision]))
     describe_device(args.threads)
     folder = Path(tempfile.mkdtemp(prefix="full-", dir=args.out))
+    os.environ["NEO_EDGE_CACHE_DIR"] = str(folder / "cache")
     try:
         bundle = _make_bundle(args.preset, args.layers, precision, folder)
         print(
-            f"\n{args.preset}, {count:,} parameters, {precision}, {args.threads} threads, a 640x480 picture"
+            f"\n{args.preset}, {count:,} parameters, {args.threads} threads, a 640x480 picture\n\n{precision}"
         )
-        return 0 if _ask(bundle, folder, args) else 1
+        whole = [_ask(bundle, precision, folder, args)]
+        for recipe in args.recipes:
+            print(f"\n{recipe}, {_quantize(bundle, recipe, folder)}")
+            whole.append(_ask(bundle, recipe, folder, args))
+        return 0 if all(whole) else 1
     finally:
         shutil.rmtree(folder)
 
@@ -77,7 +91,22 @@ def _make_bundle(preset: str, layers: int | None, precision: str, folder: Path) 
     return bundle
 
 
-def _ask(bundle: Path, folder: Path, args: argparse.Namespace) -> bool:
+def _quantize(bundle: Path, recipe: str, folder: Path) -> str:
+    """Adds a variant, prepacks it, and tells what that took."""
+    path = folder / f"{recipe}.json"
+    path.write_text(json.dumps(asdict(without_calibration(RECIPES[recipe]))))
+    started = time.perf_counter()
+    neo_edge("quantize", bundle, "--recipe", path, "--data", "none")
+    quantized = time.perf_counter()
+    entry = neo_edge_json("prepack", bundle, "--variant", recipe)
+    kernels = "kernels of neo_edge's own" if entry["kernels"] else f"without them: {entry['without_kernels']}"
+    return (
+        f"quantized in {quantized - started:.0f} s, prepacked in {time.perf_counter() - quantized:.0f} s "
+        f"({show_bytes(entry['size_bytes'])}), {kernels}"
+    )
+
+
+def _ask(bundle: Path, variant: str, folder: Path, args: argparse.Namespace) -> bool:
     model = open_bundle(bundle).manifest.model
     picture = folder / "picture.jpg"
     picture.write_bytes(random_jpeg(640, 480))
@@ -86,7 +115,7 @@ def _ask(bundle: Path, folder: Path, args: argparse.Namespace) -> bool:
     ids = [first + number for number in range(before + behind)]
     ids[before:before] = [model.img_start_token_id, model.img_context_token_id, model.img_end_token_id]
     arguments = ["run", bundle, " ".join(map(str, ids)), "--token-ids", "--image", picture]
-    arguments += ["--threads", args.threads, "--max-new-tokens", args.new_tokens]
+    arguments += ["--variant", variant, "--threads", args.threads, "--max-new-tokens", args.new_tokens]
     costs = []
     for number in range(args.answers):
         started = time.perf_counter()
