@@ -176,6 +176,11 @@ int main() {
             }
         }
     }
+    for (int64_t rows = 1; rows < 140; ++rows) {
+        for (const int64_t block : {32, 64}) {
+            if (!holds({rows, 192, block, Numbers::RANDOM}, random)) return 1;
+        }
+    }
     std::puts("ok");
     return 0;
 }

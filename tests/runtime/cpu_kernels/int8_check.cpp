@@ -35,8 +35,8 @@ struct Matrix {
         for (int64_t column = 0; column < PANEL; ++column) {
             int32_t sum = 0;
             for (int64_t k = 0; k < inputs; ++k) {
-                const int extremes[] = {127, -127};
-                const int weight = extreme ? extremes[column % 2] : number(random, -127, 127);
+                const int extremes[] = {127, -128};
+                const int weight = extreme ? extremes[column % 2] : number(random, -128, 127);
                 sum += weight;
                 weights.data[at(k, column)] = static_cast<int8_t>(weight);
             }
@@ -122,6 +122,13 @@ int main() {
     if (!check(545, 1088, 1088, false, random) || !check(5, 100, 128, false, random) ||
         !check(70, 2048, 2112, false, random)) {
         return 1;
+    }
+    // The largest sums: 32 bits hold them.
+    for (const int64_t count : {1, 2, 16, 17}) {
+        if (!check(count, 32768, 32768, true, random)) return 1;
+    }
+    for (int64_t count = 1; count < 75; ++count) {
+        if (!check(count, 128, 128, false, random)) return 1;
     }
     std::puts("ok");
     return 0;

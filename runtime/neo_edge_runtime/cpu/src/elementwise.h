@@ -73,11 +73,12 @@ inline void round_to_int8_blocks(
         const int64_t here = std::max<int64_t>(0, std::min(block, width - first));
         const float largest = largest_magnitude(row + first, here);
         const __m512 scale = _mm512_set1_ps(LARGEST_INT8 / largest);
+        const __m512i least = _mm512_set1_epi32(-128);  // what is no number becomes: the sum must not overflow
         __m512i sum = _mm512_setzero_si512();
         for (int64_t at = 0; at < block; at += LANES) {
             const __mmask16 mask = at < here ? lanes_left(here - at) : __mmask16(0);
             const __m512 scaled = _mm512_mul_ps(_mm512_maskz_loadu_ps(mask, row + first + at), scale);
-            const __m512i rounded = _mm512_cvtps_epi32(scaled);
+            const __m512i rounded = _mm512_max_epi32(_mm512_cvtps_epi32(scaled), least);
             sum = _mm512_add_epi32(sum, rounded);
             _mm_store_si128(reinterpret_cast<__m128i*>(values + first + at), _mm512_cvtsepi32_epi8(rounded));
         }
