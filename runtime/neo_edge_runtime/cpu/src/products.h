@@ -84,14 +84,15 @@ struct RoundedRows {
 
     // `many` rows from `first`, a multiple of ROW_BLOCK.
     RoundedRows part(int64_t first, int64_t many) const {
-        RoundedRows cut = *this;
-        cut.eight.values += first * eight.stride;
-        cut.eight.largest += first;
-        cut.eight.count = many;
-        cut.four.values += first * four.stride;
-        cut.four.scales += first * four.blocks;
-        cut.four.sums += first * four.blocks;
-        cut.four.count = many;
+        RoundedRows cut{};
+        if (eight.values != nullptr) {
+            cut.eight = {eight.values + first * eight.stride, eight.stride, eight.largest + first, many};
+        }
+        if (four.values != nullptr) {
+            const int64_t block = first * four.blocks;
+            cut.four = {four.values + first * four.stride, four.stride, four.scales + block, four.sums + block,
+                        four.blocks, many};
+        }
         return cut;
     }
 
