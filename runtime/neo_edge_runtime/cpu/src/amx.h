@@ -1,17 +1,21 @@
 // Intel AMX: whether this process may use its tiles, and their configuration.
 #pragma once
 
-#include <cstdint>
-
 #if defined(__AMX_INT8__) && defined(__linux__)
 #include <immintrin.h>
 #include <sys/syscall.h>
 #include <unistd.h>
-
-#include <atomic>
 #endif
 
+#include <atomic>
+#include <cstdint>
+
 namespace neo_edge {
+
+constexpr int64_t TILE_ROWS = 16;  // of 64 bytes
+
+// Compilers do not know that loads of tiles read memory: call it between writing and loading.
+inline void finish_writing() { std::atomic_signal_fence(std::memory_order_seq_cst); }
 
 #if defined(__AMX_INT8__) && defined(__linux__)
 #define NEO_EDGE_AMX 1
@@ -44,8 +48,7 @@ public:
     Tiles() {
         static constexpr TileConfiguration CONFIGURATION{};
         _tile_loadconfig(&CONFIGURATION);
-        // Compilers do not know that loads of tiles read memory: what is to be read is written before this.
-        std::atomic_signal_fence(std::memory_order_seq_cst);
+        finish_writing();
     }
     ~Tiles() { _tile_release(); }
     Tiles(const Tiles&) = delete;

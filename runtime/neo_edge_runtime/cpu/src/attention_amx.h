@@ -8,7 +8,7 @@
 
 #include <immintrin.h>
 
-#include <atomic>
+#include <algorithm>
 #include <cstdint>
 
 #include "attention_prefill.h"
@@ -227,12 +227,12 @@ inline void attend_tile(const AttentionShape& shape, const AttentionBlock& block
     pack_keys(shape, block, pass, start, end);
     const bool finite = pack_values(shape, block, pass, start, end);
     for (int64_t vector = 0; vector < pass.vectors; vector += 2) {
-        const int64_t positions = least(end, most_visible(pass, vector * LANES, 2 * LANES)) - start;
+        const int64_t positions = std::min(end, most_visible(pass, vector * LANES, 2 * LANES)) - start;
         if (positions <= 0) continue;
-        std::atomic_signal_fence(std::memory_order_seq_cst);  // compilers do not know that tiles read memory
+        finish_writing();
         score_with_tiles(pass, vector, positions);
         for (int64_t half = 0; half < 2; ++half) {
-            const int64_t seen = least(end, most_visible(pass, (vector + half) * LANES, LANES)) - start;
+            const int64_t seen = std::min(end, most_visible(pass, (vector + half) * LANES, LANES)) - start;
             const Rescaling rescaling = exponentiate_vector(pass, vector + half, start, end);
             if (rescaling.changed != 0 && start > 0) {
                 for (int64_t v = 0; v < shape.value_dim; ++v) {
@@ -247,7 +247,7 @@ inline void attend_tile(const AttentionShape& shape, const AttentionBlock& block
                 add_without_tiles(shape, block, pass, vector + half, start, seen);
             }
         }
-        std::atomic_signal_fence(std::memory_order_seq_cst);
+        finish_writing();
         if (finite) add_with_tiles(pass, vector, positions);
     }
 }
@@ -285,7 +285,7 @@ inline void finish_tiles(const AttentionShape& shape, const AttentionBlock& bloc
             const float* columns[LANES];
             for (int64_t i = 0; i < LANES; ++i) columns[i] = tile_of_sums(pass, vector, column + i);
             transpose_16(columns, rows, LANES);
-            for (int64_t lane = 0; lane < least(LANES, pass.rows - vector * LANES); ++lane) {
+            for (int64_t lane = 0; lane < std::min(LANES, pass.rows - vector * LANES); ++lane) {
                 const int64_t row = vector * LANES + lane;
                 const __m512 total = _mm512_set1_ps(pass.totals[row]);
                 const __m512 mean = _mm512_div_ps(_mm512_load_ps(rows + lane * LANES), total);
@@ -310,12 +310,12 @@ inline void attend_with_tiles(const AttentionShape& shape, const AttentionBlock&
     const Tiles tiles;
     const int64_t rows = block.count * (shape.heads / shape.kv_heads);
     for (int64_t first_row = 0; first_row < rows; first_row += PASS_ROWS) {
-        pass.rows = least(PASS_ROWS, rows - first_row);
+        pass.rows = std::min(PASS_ROWS, rows - first_row);
         pass.vectors = round_up(pass.rows, 2 * LANES) / LANES;
         start_tiles(shape, block, first_row, pass);
         const int64_t seen = most_visible(pass, 0, pass.rows);
         for (int64_t start = 0; start < seen; start += TILE_POSITIONS) {
-            attend_tile(shape, block, pass, start, least(start + TILE_POSITIONS, seen));
+            attend_tile(shape, block, pass, start, std::min(start + TILE_POSITIONS, seen));
         }
         finish_tiles(shape, block, first_row, pass);
     }

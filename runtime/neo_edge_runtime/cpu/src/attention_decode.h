@@ -3,25 +3,21 @@
 
 #include <immintrin.h>
 
+#include <algorithm>
 #include <cstdint>
 #include <type_traits>
 
 #include "attention_prefill.h"
 #include "attention_shape.h"
 #include "exponential.h"
+#include "reading.h"
 #include "types.h"
 
 namespace neo_edge {
 
 constexpr int64_t CHUNK_POSITIONS = 256;  // scored before their values are summed
 constexpr int64_t VALUE_POSITIONS = 32;   // whose values stay in the first-level cache for all heads
-
-// Asks for what is read soon; behind the end of the cache that is nothing. Faster than leaving it to the
-// processor.
-inline void fetch_ahead(const float* at, int64_t floats) {
-    const auto address = reinterpret_cast<uintptr_t>(at) + static_cast<uintptr_t>(floats) * sizeof(float);
-    _mm_prefetch(reinterpret_cast<const char*>(address), _MM_HINT_T0);
-}
+constexpr int64_t FLOAT_BYTES = 4;
 
 // Chunk scores of every head, sums of every head, and two numbers a head.
 inline int64_t decode_scratch_floats(const AttentionShape& shape) {
@@ -58,14 +54,14 @@ inline void score_heads(const float* queries, const float* keys, int64_t key_dim
                         float* scores) {
     constexpr int POSITIONS = 16 / HEADS;
     const float* key[POSITIONS];
-    for (int p = 0; p < POSITIONS; ++p) key[p] = keys + least(p, positions - 1) * key_dim;
+    for (int p = 0; p < POSITIONS; ++p) key[p] = keys + std::min<int64_t>(p, positions - 1) * key_dim;
     __m512 sums[16];
     for (int i = 0; i < 16; ++i) sums[i] = _mm512_setzero_ps();
     for (int64_t k = 0; k < key_dim; k += LANES) {
         __m512 query[HEADS];
         for (int h = 0; h < HEADS; ++h) query[h] = _mm512_loadu_ps(queries + h * key_dim + k);
         for (int p = 0; p < POSITIONS; ++p) {
-            fetch_ahead(key[p] + k, 2 * POSITIONS * key_dim);
+            fetch(key[p] + k, 2 * POSITIONS * key_dim * FLOAT_BYTES);
             const __m512 part = _mm512_loadu_ps(key[p] + k);
             for (int h = 0; h < HEADS; ++h) {
                 sums[h * POSITIONS + p] = _mm512_fmadd_ps(query[h], part, sums[h * POSITIONS + p]);
@@ -93,7 +89,7 @@ inline void exponentiate_chunk(float* scores, int64_t positions, float* largest,
                                int64_t value_dim) {
     __m512 most = _mm512_set1_ps(*largest);
     for (int64_t p = 0; p < positions; p += LANES) {
-        const auto lanes = static_cast<__mmask16>((1U << least(LANES, positions - p)) - 1);
+        const auto lanes = static_cast<__mmask16>((1U << std::min(LANES, positions - p)) - 1);
         most = _mm512_mask_max_ps(most, lanes, most, _mm512_loadu_ps(scores + p));
     }
     const float now = _mm512_reduce_max_ps(most);
@@ -105,7 +101,7 @@ inline void exponentiate_chunk(float* scores, int64_t positions, float* largest,
     }
     __m512 added = _mm512_setzero_ps();
     for (int64_t p = 0; p < positions; p += LANES) {
-        const auto lanes = static_cast<__mmask16>((1U << least(LANES, positions - p)) - 1);
+        const auto lanes = static_cast<__mmask16>((1U << std::min(LANES, positions - p)) - 1);
         const __m512 power = exponential(_mm512_sub_ps(_mm512_loadu_ps(scores + p), _mm512_set1_ps(now)));
         const __m512 masked = _mm512_maskz_mov_ps(lanes, power);
         added = _mm512_add_ps(added, masked);
@@ -124,7 +120,7 @@ inline void add_heads(const float* powers, const float* values, int64_t position
     for (int64_t p = 0; p < positions; ++p) {
         __m512 value[VECTORS];
         for (int v = 0; v < VECTORS; ++v) {
-            fetch_ahead(values + p * value_dim + v * LANES, VALUE_POSITIONS / 2 * value_dim);
+            fetch(values + p * value_dim + v * LANES, VALUE_POSITIONS / 2 * value_dim * FLOAT_BYTES);
             value[v] = _mm512_loadu_ps(values + p * value_dim + v * LANES);
         }
         for (int h = 0; h < HEADS; ++h) {
@@ -181,12 +177,12 @@ inline void attend_one(const AttentionShape& shape, const AttentionBlock& block,
 
     const int64_t visible = block.visible[block.first];
     for (int64_t start = 0; start < visible; start += CHUNK_POSITIONS) {
-        const int64_t positions = least(CHUNK_POSITIONS, visible - start);
+        const int64_t positions = std::min(CHUNK_POSITIONS, visible - start);
         for (int64_t step = 0; step < positions; step += LANES) {  // a key stays in a cache for all heads
             const float* keys = block.keys + (start + step) * key_dim;
             for_heads(group, [&](int64_t head, auto heads) {
                 score_chunk<decltype(heads)::value>(queries + head * key_dim, keys, key_dim,
-                                                    least(LANES, positions - step),
+                                                    std::min(LANES, positions - step),
                                                     scores + head * CHUNK_POSITIONS + step);
             });
         }
@@ -198,7 +194,7 @@ inline void attend_one(const AttentionShape& shape, const AttentionBlock& block,
             const float* values = block.values + (start + step) * value_dim;
             for_heads(group, [&](int64_t head, auto heads) {
                 add_chunk<decltype(heads)::value>(scores + head * CHUNK_POSITIONS + step, values,
-                                                  least(VALUE_POSITIONS, positions - step), value_dim,
+                                                  std::min(VALUE_POSITIONS, positions - step), value_dim,
                                                   sums + head * value_dim);
             });
         }

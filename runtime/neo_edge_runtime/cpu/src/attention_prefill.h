@@ -4,12 +4,12 @@
 
 #include <immintrin.h>
 
+#include <algorithm>
 #include <cstdint>
 
 #include "attention_shape.h"
 #include "exponential.h"
 #include "transpose.h"
-#include "types.h"
 #include "types.h"
 
 namespace neo_edge {
@@ -22,7 +22,6 @@ constexpr int64_t TILE_POSITIONS = 96;  // scored before their values are summed
 constexpr int64_t DEPTH_STEP = 128;     // of the queries of one panel that stay in the first-level cache
 constexpr int64_t PANEL_VECTORS = 4;    // of 16 rows
 constexpr int SCORE_POSITIONS = 6;      // at once: 24 sums in registers
-constexpr int64_t SCRATCH_ALIGNMENT = 16;
 
 // What a pass over at most PASS_ROWS rows keeps.
 struct PrefillPass {
@@ -33,7 +32,7 @@ struct PrefillPass {
     float* largest;  // [row]: of the scores so far
     float* totals;   // [row]: of the exponentials so far
     alignas(64) int32_t visible[PASS_ROWS];
-    int64_t rows, vectors;  // the last vector's lanes beyond the rows hold queries of zeros
+    int64_t rows, vectors;  // the last vectors' lanes beyond the rows repeat the last one
 };
 
 inline int64_t prefill_scratch_floats(const AttentionShape& shape) {
@@ -41,19 +40,15 @@ inline int64_t prefill_scratch_floats(const AttentionShape& shape) {
     return PASS_ROWS * (shape.key_dim + TILE_POSITIONS + shape.value_dim + 2) + values;
 }
 
-inline int64_t least(int64_t a, int64_t b) { return a < b ? a : b; }
-
-inline int64_t greatest(int64_t a, int64_t b) { return a > b ? a : b; }
-
 inline int64_t most_visible(const PrefillPass& pass, int64_t row, int64_t rows) {
     int64_t most = 0;
-    for (int64_t i = row; i < row + rows; ++i) most = greatest(most, pass.visible[i]);
+    for (int64_t i = row; i < row + rows; ++i) most = std::max<int64_t>(most, pass.visible[i]);
     return most;
 }
 
 inline int64_t least_visible(const PrefillPass& pass, int64_t row, int64_t rows) {
     int64_t fewest = pass.visible[row];
-    for (int64_t i = row + 1; i < row + rows; ++i) fewest = least(fewest, pass.visible[i]);
+    for (int64_t i = row + 1; i < row + rows; ++i) fewest = std::min<int64_t>(fewest, pass.visible[i]);
     return fewest;
 }
 
@@ -87,7 +82,7 @@ template <int VECTORS>
 inline void score_panel(const AttentionShape& shape, const float* queries, const float* keys,
                         int64_t positions, float* scores) {
     for (int64_t start = 0; start < shape.key_dim; start += DEPTH_STEP) {
-        const int64_t depth = least(DEPTH_STEP, shape.key_dim - start);
+        const int64_t depth = std::min(DEPTH_STEP, shape.key_dim - start);
         const float* query = queries + start * VECTORS * LANES;
         int64_t p = 0;
         for (; p + SCORE_POSITIONS <= positions; p += SCORE_POSITIONS) {
@@ -109,9 +104,9 @@ inline void score_tile(const AttentionShape& shape, const AttentionBlock& block,
                        int64_t start, int64_t end) {
     const float* keys = block.keys + start * shape.key_dim;
     for (int64_t vector = 0; vector < pass.vectors; vector += PANEL_VECTORS) {
-        const int64_t vectors = least(PANEL_VECTORS, pass.vectors - vector);
+        const int64_t vectors = std::min(PANEL_VECTORS, pass.vectors - vector);
         const int64_t seen = most_visible(pass, vector * LANES, vectors * LANES);
-        const int64_t positions = least(end, seen) - start;
+        const int64_t positions = std::min(end, seen) - start;
         if (positions <= 0) continue;
         const float* queries = pass.queries + vector * LANES * shape.key_dim;
         float* scores = pass.scores + vector * TILE_POSITIONS * LANES;
@@ -141,9 +136,9 @@ struct Rescaling {
 // there.
 inline Rescaling exponentiate_vector(const PrefillPass& pass, int64_t vector, int64_t start, int64_t end) {
     const int64_t row = vector * LANES;
-    const int64_t seen = least(end, most_visible(pass, row, LANES)) - start;
+    const int64_t seen = std::min(end, most_visible(pass, row, LANES)) - start;
     if (seen <= 0) return {_mm512_setzero_ps(), 0};
-    const int64_t common = greatest(0, least(end, least_visible(pass, row, LANES)) - start);
+    const int64_t common = std::max<int64_t>(0, std::min(end, least_visible(pass, row, LANES)) - start);
     const __m512i visible = _mm512_load_si512(pass.visible + row);
     float* scores = pass.scores + row * TILE_POSITIONS;
     const auto lanes_that_see = [&](int64_t p) {
@@ -220,12 +215,12 @@ inline void add_rows(const AttentionShape& shape, const PrefillPass& pass, int64
                      int64_t end, float* sums) {
     if (row >= pass.rows) return;
     const float* powers = pass.scores + row / LANES * LANES * TILE_POSITIONS + row % LANES;
-    const int64_t common = greatest(0, least(end, least_visible(pass, row, ROWS)) - start);
+    const int64_t common = std::max<int64_t>(0, std::min(end, least_visible(pass, row, ROWS)) - start);
     add_values<ROWS, VECTORS>(powers, pass.values, common, shape.value_dim, sums + row * shape.value_dim);
     // What only some of the rows see may hold anything for the others, even no number: never times their
     // zeros.
     for (int64_t r = 0; r < ROWS; ++r) {
-        const int64_t rest = least(end, pass.visible[row + r]) - start - common;
+        const int64_t rest = std::min<int64_t>(end, pass.visible[row + r]) - start - common;
         if (rest <= 0) continue;
         add_values<1, VECTORS>(powers + common * LANES + r, pass.values + common * VECTORS * LANES, rest,
                                shape.value_dim, sums + (row + r) * shape.value_dim);
@@ -254,7 +249,7 @@ inline void add_tile(const AttentionShape& shape, const AttentionBlock& block, c
     for (int64_t column = 0; column < shape.value_dim; column += PANEL_VECTORS * LANES) {
         const float* values = block.values + start * shape.value_dim + column;
         float* sums = pass.sums + column;
-        switch (least(PANEL_VECTORS, (shape.value_dim - column) / LANES)) {
+        switch (std::min(PANEL_VECTORS, (shape.value_dim - column) / LANES)) {
             case 1: add_columns<1>(shape, pass, values, start, end, sums); break;
             case 2: add_columns<2>(shape, pass, values, start, end, sums); break;
             case 3: add_columns<3>(shape, pass, values, start, end, sums); break;
@@ -280,7 +275,7 @@ inline float* out_of_row(const AttentionShape& shape, const AttentionBlock& bloc
 inline void queries_of_vector(const AttentionShape& shape, const AttentionBlock& block, int64_t first_row,
                               const PrefillPass& pass, int64_t vector, const float** queries) {
     for (int64_t lane = 0; lane < LANES; ++lane) {
-        const int64_t row = least(vector * LANES + lane, pass.rows - 1);
+        const int64_t row = std::min(vector * LANES + lane, pass.rows - 1);
         queries[lane] = query_of_row(shape, block, first_row + row);
     }
 }
@@ -289,7 +284,7 @@ inline void start_rows(const AttentionShape& shape, const AttentionBlock& block,
                        PrefillPass& pass) {
     const int64_t group = shape.heads / shape.kv_heads;
     for (int64_t row = 0; row < pass.vectors * LANES; ++row) {
-        pass.visible[row] = block.visible[block.first + (first_row + least(row, pass.rows - 1)) / group];
+        pass.visible[row] = block.visible[block.first + (first_row + std::min(row, pass.rows - 1)) / group];
         pass.largest[row] = -__builtin_inff();
         pass.totals[row] = 0.0F;
     }
@@ -302,7 +297,7 @@ inline void start_pass(const AttentionShape& shape, const AttentionBlock& block,
     for (int64_t i = 0; i < sums; i += LANES) _mm512_storeu_ps(pass.sums + i, _mm512_setzero_ps());
     for (int64_t vector = 0; vector < pass.vectors; ++vector) {
         const int64_t panel = vector / PANEL_VECTORS * PANEL_VECTORS;
-        const int64_t width = least(PANEL_VECTORS, pass.vectors - panel) * LANES;
+        const int64_t width = std::min(PANEL_VECTORS, pass.vectors - panel) * LANES;
         float* to = pass.queries + panel * LANES * shape.key_dim + (vector - panel) * LANES;
         const float* queries[LANES];
         queries_of_vector(shape, block, first_row, pass, vector, queries);
@@ -335,12 +330,12 @@ inline void attend_many(const AttentionShape& shape, const AttentionBlock& block
     pass.totals = pass.largest + PASS_ROWS;
     const int64_t rows = block.count * (shape.heads / shape.kv_heads);
     for (int64_t first_row = 0; first_row < rows; first_row += PASS_ROWS) {
-        pass.rows = least(PASS_ROWS, rows - first_row);
+        pass.rows = std::min(PASS_ROWS, rows - first_row);
         pass.vectors = (pass.rows + LANES - 1) / LANES;
         start_pass(shape, block, first_row, pass);
         const int64_t seen = most_visible(pass, 0, pass.rows);
         for (int64_t start = 0; start < seen; start += TILE_POSITIONS) {
-            const int64_t end = least(start + TILE_POSITIONS, seen);
+            const int64_t end = std::min(start + TILE_POSITIONS, seen);
             score_tile(shape, block, pass, start, end);
             for (int64_t vector = 0; vector < pass.vectors; ++vector) {
                 const Rescaling rescaling = exponentiate_vector(pass, vector, start, end);

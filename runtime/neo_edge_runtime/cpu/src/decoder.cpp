@@ -21,7 +21,7 @@ namespace {
 
 constexpr int LAYER_PRODUCTS = 9, LAYER_VECTORS = 8;
 constexpr int64_t TOKENS_AT_ONCE = 8;       // that one thread rotates
-constexpr int64_t ATTENTION_TOKENS = 128;  // of one key head that one thread takes
+constexpr int64_t ATTENTION_TOKENS = 128;   // of one key head that one thread takes
 constexpr int AXES = 3;                     // t, h, w
 
 struct Layer {

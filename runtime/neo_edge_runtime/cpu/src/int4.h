@@ -4,31 +4,22 @@
 #include <immintrin.h>
 
 #include <algorithm>
-#include <atomic>
 #include <cstdint>
 #include <cstring>
 
 #include "amx.h"
+#include "reading.h"
 #include "types.h"
 
 namespace neo_edge {
-
-// Four int8 activations of a row beside the 16 outputs' four weights each.
-inline __m512i broadcast_four(const int8_t* values) {
-    int32_t four;
-    std::memcpy(&four, values, sizeof(four));
-    return _mm512_set1_epi32(four);
-}
-
-// gcc 12 warns of its own _mm512_cvtepi32_ps that it may read something uninitialized.
-inline __m512 to_floats(__m512i numbers) { return _mm512_maskz_cvtepi32_ps(0xFFFF, numbers); }
 
 // How a panel lies: blocks of scales and nibbles.
 struct Int4Blocks {
     const uint8_t* first;
     int64_t inputs;  // of a block
 
-    const uint8_t* at(int64_t block) const { return first + block * (LINE_BYTES + inputs * PANEL / 2); }
+    int64_t bytes(int64_t blocks) const { return blocks * (LINE_BYTES + inputs * PANEL / 2); }
+    const uint8_t* at(int64_t block) const { return first + bytes(block); }
     const float* scales(int64_t block) const { return reinterpret_cast<const float*>(at(block)); }
     const uint8_t* nibbles(int64_t block) const { return at(block) + LINE_BYTES; }
 };
@@ -48,7 +39,6 @@ struct Int4Bytes {
     }
 };
 
-constexpr int64_t INT4_TILE_ROWS = 16;
 constexpr int64_t INT4_LEAST_BLOCK = 32;
 
 // Of a panel as bytes, with the zeros of blocks of 32.
@@ -62,11 +52,11 @@ inline int64_t int4_scratch_bytes(int64_t inputs) {
 // Reads two groups of inputs from a line of nibbles.
 struct ReadNibbles {
     const uint8_t* lines;
-    const uint8_t* ahead;  // lines that will be read, which begin to come from memory now
+    int64_t ahead;  // bytes to the lines that begin to come from memory meanwhile
 
     void operator()(int64_t pair, __m512i& low, __m512i& high) const {
         const __m512i half = _mm512_set1_epi8(15);
-        _mm_prefetch(reinterpret_cast<const char*>(ahead + pair * LINE_BYTES), _MM_HINT_T0);
+        fetch(lines, ahead + pair * LINE_BYTES);
         const __m512i packed = _mm512_load_si512(lines + pair * LINE_BYTES);
         low = _mm512_and_si512(packed, half);
         high = _mm512_and_si512(_mm512_srli_epi16(packed, 4), half);
@@ -110,8 +100,8 @@ inline void add_int4_blocks(const Int4Rows& rows, int64_t row, int64_t inputs,
             const int8_t* eight = values + streams[s].block * inputs + pair * 8;
             for (int r = 0; r < ROWS; ++r) {
                 const int8_t* own = eight + r * rows.stride;
-                sums[s][r] = _mm512_dpbusd_epi32(sums[s][r], low, broadcast_four(own));
-                sums[s][r] = _mm512_dpbusd_epi32(sums[s][r], high, broadcast_four(own + 4));
+                sums[s][r] = _mm512_dpbusd_epi32(sums[s][r], low, four_inputs(own));
+                sums[s][r] = _mm512_dpbusd_epi32(sums[s][r], high, four_inputs(own + 4));
             }
         }
     }
@@ -120,7 +110,7 @@ inline void add_int4_blocks(const Int4Rows& rows, int64_t row, int64_t inputs,
         for (int r = 0; r < ROWS; ++r) {
             const __m512 row_scale = _mm512_set1_ps(rows.scales[(row + r) * rows.blocks + streams[s].block]);
             const __m512 scale = _mm512_mul_ps(weight_scales, row_scale);
-            results[s][r] = _mm512_fmadd_ps(to_floats(sums[s][r]), scale, results[s][r]);
+            results[s][r] = _mm512_fmadd_ps(_mm512_cvtepi32_ps(sums[s][r]), scale, results[s][r]);
         }
     }
 }
@@ -132,10 +122,10 @@ inline void int4_few_rows(const Int4Rows& rows, const Int4Blocks& first, const I
                           Store&& store) {
     const int64_t half = rows.blocks / 2;
     // Neighbours are followed by the next two panels of their matrix, others by the next panel of each.
-    const int64_t following = second.first == first.at(rows.blocks) ? 2 * rows.blocks : rows.blocks;
+    const int64_t following =
+        first.bytes(second.first == first.at(rows.blocks) ? 2 * rows.blocks : rows.blocks);
     const auto stream = [&](const Int4Blocks& panel, int64_t block) {
-        return Int4Stream<ReadNibbles>{
-            {panel.nibbles(block), panel.nibbles(block + following)}, panel.scales(block), block};
+        return Int4Stream<ReadNibbles>{{panel.nibbles(block), following}, panel.scales(block), block};
     };
     __m512 halves[4][ROWS];
     __m512 results[2][ROWS];
@@ -164,7 +154,7 @@ inline void unpack_int4(const Int4Blocks& panel, int64_t begin, int64_t end, int
                         const Int4Bytes& out) {
     const __m512i zeros = _mm512_set1_epi8(zero);
     for (int64_t block = begin; block < end; ++block) {
-        const ReadNibbles read{panel.nibbles(block), panel.nibbles(block + end - begin)};
+        const ReadNibbles read{panel.nibbles(block), panel.bytes(end - begin)};
         uint8_t* line = out.at(block);
         for (int64_t pair = 0; pair < panel.inputs / 8; ++pair) {
             __m512i low;
@@ -176,8 +166,7 @@ inline void unpack_int4(const Int4Blocks& panel, int64_t begin, int64_t end, int
         }
         if (out.paired() && block % 2 == 0) std::memset(line, 0, static_cast<size_t>(panel.inputs * PANEL));
     }
-    // Compilers do not know that loads of tiles read memory.
-    std::atomic_signal_fence(std::memory_order_seq_cst);
+    finish_writing();
 }
 
 // Several rows from `row`, with the panels as bytes from 0 to 15.
@@ -210,7 +199,7 @@ inline void int4_vnni(const Int4Rows& rows, const Int4Blocks (&panels)[2], uint8
 // 32 rows or fewer and two panels, which lie as bytes from -8 to 7.
 template <int64_t BLOCK>
 struct Int4Tiles {
-    static constexpr int64_t SIZE = INT4_TILE_ROWS * PANEL;
+    static constexpr int64_t SIZE = TILE_ROWS * PANEL;
     static constexpr int64_t PART = 512 / BLOCK;  // blocks that are multiplied at once: of both panels 16 KB
     static constexpr int64_t TOGETHER = 4;        // times 32 rows take turns with them: their sums are 16 KB
     static constexpr int64_t STEPS = BLOCK > DEPTH ? BLOCK / DEPTH : 1;
@@ -238,16 +227,16 @@ struct Int4Tiles {
         _tile_loadd(7, right(1, block, step), LINE_BYTES);
         _tile_dpbssd(1, 4, 7);
         if (halves == 1) return;
-        _tile_loadd(5, left(block, step) + INT4_TILE_ROWS * stride, stride);
+        _tile_loadd(5, left(block, step) + TILE_ROWS * stride, stride);
         _tile_dpbssd(2, 5, 6);
         _tile_dpbssd(3, 5, 7);
     }
 
     void add(int64_t block, int64_t half, int p, const int32_t* products, float* sums) const {
         const __m512 scales = _mm512_load_ps(panels[p].scales(block));
-        const float* row_scale = row_scales + half * INT4_TILE_ROWS * blocks + block;
-        for (int r = 0; r < INT4_TILE_ROWS; ++r) {
-            const __m512 product = to_floats(_mm512_load_si512(products + r * PANEL));
+        const float* row_scale = row_scales + half * TILE_ROWS * blocks + block;
+        for (int r = 0; r < TILE_ROWS; ++r) {
+            const __m512 product = _mm512_cvtepi32_ps(_mm512_load_si512(products + r * PANEL));
             const __m512 scale = _mm512_mul_ps(scales, _mm512_set1_ps(row_scale[r * blocks]));
             const __m512 sum = _mm512_load_ps(sums + r * PANEL);
             _mm512_store_ps(sums + r * PANEL, _mm512_fmadd_ps(product, scale, sum));
@@ -306,7 +295,7 @@ inline void int4_amx(const Int4Rows& rows, const Int4Blocks (&panels)[2], uint8_
             for (int p = 0; p < 2 && from == 0; ++p) unpack_int4(panels[p], begin, end, 8, bytes[p]);
             for (int64_t row = from; row < to; row += ROW_BLOCK) {
                 const float* row_scales = row < full ? rows.scales + row * rows.blocks : last_scales;
-                const int64_t halves = to - row > INT4_TILE_ROWS ? 2 : 1;
+                const int64_t halves = to - row > TILE_ROWS ? 2 : 1;
                 const Block block{rows.values + row * rows.stride,
                                   rows.stride,
                                   row_scales,
@@ -318,8 +307,8 @@ inline void int4_amx(const Int4Rows& rows, const Int4Blocks (&panels)[2], uint8_
             }
         }
         for (int64_t row = from; row < to; ++row) {
-            const auto& half = sums[(row - from) / ROW_BLOCK][row % ROW_BLOCK / INT4_TILE_ROWS];
-            const int64_t at = row % INT4_TILE_ROWS * PANEL;
+            const auto& half = sums[(row - from) / ROW_BLOCK][row % ROW_BLOCK / TILE_ROWS];
+            const int64_t at = row % TILE_ROWS * PANEL;
             store(row, _mm512_load_ps(half[0] + at), _mm512_load_ps(half[1] + at));
         }
     }

@@ -5,10 +5,10 @@
 
 #include <algorithm>
 #include <cstdint>
-#include <cstring>
 #include <utility>
 
 #include "amx.h"
+#include "reading.h"
 #include "types.h"
 
 namespace neo_edge {
@@ -19,24 +19,11 @@ inline __m512 int8_scaled(__m512i sums, const Int8Panel& panel, float largest) {
     return _mm512_mul_ps(steps, _mm512_set1_ps(largest));
 }
 
-// Four activations, in each of the 16 lanes.
-inline __m512i four_inputs(const uint8_t* values) {
-    int32_t four;
-    std::memcpy(&four, values, sizeof(four));
-    return _mm512_set1_epi32(four);
-}
-
 // Bytes from two panels to those most likely asked for next: neighbours are followed by two more, panels
 // of two matrices by one each.
 inline int64_t bytes_to_next(const Int8Panel& first, const Int8Panel& second, int64_t inputs) {
     const int64_t panel = inputs * PANEL;
     return second.weights == first.weights + panel ? 2 * panel : panel;
-}
-
-// An address and not a place in an array: nothing need lie there, and fetching ahead of it does no harm.
-inline const char* ahead_of(const int8_t* weights, int64_t bytes) {
-    const auto address = reinterpret_cast<uintptr_t>(weights) + static_cast<uintptr_t>(bytes);
-    return reinterpret_cast<const char*>(address);
 }
 
 // One row waits for memory alone. Each panel is read in two halves: four streams keep more of it under way.
@@ -55,10 +42,10 @@ void int8_one_row(const Int8Rows& rows, int64_t inputs, const Int8Panel& first, 
     const int64_t next = bytes_to_next(first, second, inputs);
     for (int64_t k = 0; k < half; k += 4) {
         const int64_t ahead = (k + AHEAD < half ? 0 : next - half * PANEL) + (k + AHEAD) * PANEL;
-        _mm_prefetch(ahead_of(upper, ahead), _MM_HINT_T0);
-        _mm_prefetch(ahead_of(lower, ahead), _MM_HINT_T0);
-        _mm_prefetch(ahead_of(second_upper, ahead), _MM_HINT_T0);
-        _mm_prefetch(ahead_of(second_lower, ahead), _MM_HINT_T0);
+        fetch(upper, ahead);
+        fetch(lower, ahead);
+        fetch(second_upper, ahead);
+        fetch(second_lower, ahead);
         const __m512i early = four_inputs(values + k);
         const __m512i late = four_inputs(values + half + k);
         sums[0] = _mm512_dpbusd_epi32(sums[0], early, _mm512_load_si512(upper + k * PANEL));
@@ -118,9 +105,6 @@ void int8_vnni(const Int8Rows& rows, int64_t inputs, const Int8Panel& first, con
 
 #if defined(NEO_EDGE_AMX)
 
-constexpr int64_t TILE_ROWS = 16;
-constexpr int64_t TILE_BYTES = 1024;
-
 using TileSums = int32_t[TILE_ROWS][PANEL];
 
 // Brings the next two panels to the L2 cache bit by bit.
@@ -136,8 +120,8 @@ public:
 
     void fetch() {
         for (const int64_t until = std::min(at_ + bytes_at_once_, end_); at_ < until; at_ += LINE_BYTES) {
-            _mm_prefetch(ahead_of(first_, at_), _MM_HINT_T1);
-            _mm_prefetch(ahead_of(second_, at_), _MM_HINT_T1);
+            fetch_to_l2(first_, at_);
+            fetch_to_l2(second_, at_);
         }
     }
 

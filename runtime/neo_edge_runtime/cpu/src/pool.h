@@ -6,7 +6,6 @@
 #include <atomic>
 #include <condition_variable>
 #include <cstdint>
-#include <functional>
 #include <mutex>
 #include <thread>
 #include <vector>
@@ -46,7 +45,8 @@ public:
 
     int threads() const { return threads_; }
 
-    // work(item, thread) for every item; an item goes to the thread that asks next. Returns when all are done.
+    // work(item, thread) for every item; an item goes to the thread that asks next. Returns when all are done. It
+    // must throw nothing: no thread could be told.
     template <class Work>
     void run(int64_t items, const Work& work) {
         if (items <= 1 || workers_.empty()) {
