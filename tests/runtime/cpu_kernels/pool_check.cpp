@@ -95,6 +95,13 @@ int main() {
             if (!check(threads, at % 3)) return 1;
         }
     }
+    std::atomic<int64_t> done{0};
+    for (int at = 0; at < 2000; ++at) {  // a worker may come as late as the end itself
+        neo_edge::Pool brief(2 + at % 4);
+        std::this_thread::sleep_for(std::chrono::microseconds(at % 200));
+        brief.run(2, [&](int64_t, int) { done.fetch_add(1); });
+    }
+    if (done.load() != 4000) return 1;
     std::puts("ok");
     return 0;
 }

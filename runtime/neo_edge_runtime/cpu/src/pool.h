@@ -101,14 +101,18 @@ private:
     }
 
     uint64_t wait_for_round(uint64_t seen) {
+        // A worker that came too late for one loop may have seen the next number already, that of the end, too.
+        const auto called = [&] {
+            return stopped_.load(std::memory_order_relaxed) ||
+                   state_.load(std::memory_order_seq_cst) >> ROUND_SHIFT != seen;
+        };
         for (int spins = 0; spins < SPINS; ++spins) {
-            const uint64_t state = state_.load(std::memory_order_acquire);
-            if (state >> ROUND_SHIFT != seen) return state;
+            if (called()) return state_.load(std::memory_order_acquire);
             _mm_pause();
         }
         std::unique_lock<std::mutex> lock(mutex_);
         sleeping_.fetch_add(1, std::memory_order_seq_cst);
-        awake_.wait(lock, [&] { return state_.load(std::memory_order_seq_cst) >> ROUND_SHIFT != seen; });
+        awake_.wait(lock, called);
         sleeping_.fetch_sub(1, std::memory_order_relaxed);
         return state_.load(std::memory_order_acquire);
     }
