@@ -1,6 +1,7 @@
 // A step of the decoder: every layer in ten loops over all threads.
 #include "decoder.h"
 
+#include <sched.h>
 #include <unistd.h>
 
 #include <algorithm>
@@ -29,6 +30,13 @@ struct Layer {
     const float *input_norm, *query_norm, *query_norm_h, *query_norm_w, *key_norm, *key_norm_h, *key_norm_w, *mlp_norm;
 };
 
+// More threads than processors that they may run on take turns, and every loop waits for the last one's.
+int useful(int threads) {
+    cpu_set_t processors;
+    if (sched_getaffinity(0, sizeof(processors), &processors) != 0) return threads;  // more than it has room for
+    return std::min(threads, CPU_COUNT(&processors));
+}
+
 class Decoder {
 public:
     Decoder(
@@ -37,10 +45,10 @@ public:
         : widths_(widths),
           shape_{widths.heads, widths.kv_heads, 2 * widths.head_dim, widths.head_dim},
           axis_(axis, axis + widths.head_dim),
-          pool_(threads),
-          row_scratch_(static_cast<size_t>(threads)),
-          attention_scratch_(static_cast<size_t>(threads)),
-          panel_scratch_(static_cast<size_t>(threads)) {
+          pool_(useful(threads)),
+          row_scratch_(static_cast<size_t>(pool_.threads())),
+          attention_scratch_(static_cast<size_t>(pool_.threads())),
+          panel_scratch_(static_cast<size_t>(pool_.threads())) {
         const int64_t count = LAYER_PRODUCTS * widths.layers + 1;
         int64_t longest = 0;
         for (int64_t at = 0; at < count; ++at) {
@@ -57,11 +65,9 @@ public:
         }
         final_norm_ = vectors[LAYER_VECTORS * widths.layers];
         frequency_ = vectors[LAYER_VECTORS * widths.layers + 1];
-        for (int thread = 0; thread < threads; ++thread) {
-            row_scratch_[static_cast<size_t>(thread)].reserve(longest);
-            attention_scratch_[static_cast<size_t>(thread)].reserve(attention_scratch_floats(shape_));
-            panel_scratch_[static_cast<size_t>(thread)].reserve(int4_scratch_bytes(longest));
-        }
+        for (Buffer<float>& each : row_scratch_) each.reserve(longest);
+        for (Buffer<float>& each : attention_scratch_) each.reserve(attention_scratch_floats(shape_));
+        for (Buffer<uint8_t>& each : panel_scratch_) each.reserve(int4_scratch_bytes(longest));
     }
 
     int run(const neo_edge_step& step) {
