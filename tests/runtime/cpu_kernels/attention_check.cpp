@@ -237,6 +237,12 @@ int main(int count, char** arguments) {
             }
         }
     }
+    const AttentionShape eight{16, 2, 32, 16};  // heads that share a key
+    for (const int64_t new_tokens : {1, 3, 70, 300}) {
+        for (const int64_t past : {0, 1000, 4095}) {
+            if (check({eight, past, new_tokens, Visible::RANDOM, false}) != 0) return 1;
+        }
+    }
     if (argument == "worst") std::printf("worst error %.3g of the largest value\n", worst);
     std::printf("ok\n");
     return 0;
