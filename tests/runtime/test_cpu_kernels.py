@@ -27,12 +27,12 @@ BUILDS = {
     "sanitized, without AMX": (*SANITIZED, *WITHOUT_AMX),
     "threads": ("-O1", "-g1", "-fsanitize=thread"),
 }
+# What a build could add is worth its seconds: some programs take ten of them to compile.
 RUNS = [
-    *(
-        (check, build)
-        for check in ("attention", "int4", "int8", "decoder", "products")
-        for build in list(BUILDS)[:4]
-    ),
+    *(("decoder", build) for build in ("sanitized", "without AMX")),
+    *(("products", build) for build in ("sanitized", "without AMX")),
+    *(("attention", build) for build in ("as shipped", "without AMX", "sanitized")),
+    *((check, build) for check in ("int4", "int8") for build in list(BUILDS)[:4]),
     *(("elementwise", build) for build in ("as shipped", "sanitized")),
     *(("pool", build) for build in ("as shipped", "sanitized", "threads")),
 ]
@@ -73,12 +73,5 @@ def test_every_check_is_run() -> None:
     assert {f"{check}_check.cpp" for check, _ in RUNS} == {path.name for path in CHECKS.iterdir()}
 
 
-@pytest.mark.parametrize("build", [(), WITHOUT_AMX], ids=["as shipped", "without AMX"])
-def test_the_library_compiles_without_a_warning(build: tuple[str, ...], tmp_path: Path) -> None:
-    compiled(SOURCES / "decoder.cpp", tmp_path / "decoder.so", (*FLAGS, *build))
-
-
-@pytest.mark.parametrize("header", sorted(path.name for path in SOURCES.glob("*.h")))
-def test_a_header_stands_on_its_own(header: str, tmp_path: Path) -> None:
-    (tmp_path / "alone.cpp").write_text(f'#include "{header}"\n#include "{header}"\n')
-    compiled(tmp_path / "alone.cpp", tmp_path / "alone", (*OF_A_PROGRAM, "-fsyntax-only"))
+def test_the_library_compiles_without_a_warning(tmp_path: Path) -> None:
+    compiled(SOURCES / "decoder.cpp", tmp_path / "decoder.so", FLAGS)
