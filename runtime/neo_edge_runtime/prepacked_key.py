@@ -24,8 +24,8 @@ if TYPE_CHECKING:
     from neo_edge.bundle import Bundle
 
 FORMAT = 2  # of an entry's files; another one is another key
-# Instruction sets that kernels are chosen by. Other flags come and go with the kernel's version.
-_INSTRUCTIONS = re.compile(r"(avx|amx|fma|f16c|sse|ssse|asimd|fphp|sve|sme(?!p)|i8mm|bf16|neon|vfp)\w*")
+# Instruction sets that kernels are chosen by or compiled with. Other flags come and go with the kernel's version.
+_INSTRUCTIONS = re.compile(r"(avx|amx|fma|f16c|sse|ssse|bmi|abm|movbe|popcnt|asimd|fphp|sve|sme(?!p)|i8mm|bf16|neon|vfp)\w*")
 
 
 @dataclass(frozen=True)
