@@ -25,7 +25,9 @@ if TYPE_CHECKING:
 
 FORMAT = 2  # of an entry's files; another one is another key
 # Instruction sets that kernels are chosen by or compiled with. Other flags come and go with the kernel's version.
-_INSTRUCTIONS = re.compile(r"(avx|amx|fma|f16c|sse|ssse|bmi|abm|movbe|popcnt|asimd|fphp|sve|sme(?!p)|i8mm|bf16|neon|vfp)\w*")
+_INSTRUCTIONS = re.compile(
+    r"(avx|amx|fma|f16c|sse|ssse|bmi|abm|movbe|popcnt|asimd|fphp|sve|sme(?!p)|i8mm|bf16|neon|vfp)\w*"
+)
 
 
 @dataclass(frozen=True)
