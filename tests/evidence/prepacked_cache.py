@@ -132,6 +132,8 @@ def _memory(bundle: Bundle, variant: str, threads: int, stored: int) -> bool:
     for name, mode in MODES.items():
         with ExitStack() as stack:
             two = [stack.enter_context(LoadedProcess(bundle.root, variant, mode, threads)) for _ in range(2)]
+            for process in two:
+                process.memory()  # it answers once it has touched every weight: until then they are the other's alone
             taken = [process.memory() for process in two]
         private = [show_bytes(memory["private"]) for memory in taken]
         proportional = sum(memory["proportional"] for memory in taken)
