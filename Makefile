@@ -15,6 +15,7 @@ TEST_PROCESSES ?= 2
 GPU := .venv-gpu/bin
 GPU_READY := .venv-gpu/.ready
 INPUTS := pyproject.toml constraints.txt
+CPP := $(wildcard runtime/neo_edge_runtime/cpu/src/*.h runtime/neo_edge_runtime/cpu/src/*.cpp tests/runtime/cpu_kernels/*.cpp)
 TEST_ENVIRONMENT = OMP_NUM_THREADS=1 NEO_EDGE_ORT_123=$(CURDIR)/$(ORT_123) NEO_EDGE_OPTIMUM=$(CURDIR)/$(OPTIMUM)
 EVIDENCE := goldens batch_equality batch_cost cpu_speed prepacked_cache bundle_speed step_overhead export_scale full_2b nano_accuracy killed_updates quantize_scale quantized_accuracy kernel_accuracy outliers killed_exports engine_cases fuzz video_seeking video_preprocessing video_leaks live_equality live_speed live_window live_policies constrained_steps
 PEERS := quantizers:accuracy quantizers:speed llama_cpp
@@ -41,6 +42,7 @@ coverage: $(DEV_READY) $(ORT_123)/.ready $(OPTIMUM)/.ready
 check: $(DEV_READY)
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
+	$(BIN)/clang-format --dry-run --Werror $(CPP)
 	$(BIN)/mypy
 	$(BIN)/pyright
 

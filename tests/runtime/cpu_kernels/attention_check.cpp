@@ -31,11 +31,16 @@ enum class Visible { CAUSAL, EQUAL, IMAGE, PADDED, RANDOM };
 
 const char* name_of(Visible pattern) {
     switch (pattern) {
-        case Visible::CAUSAL: return "causal";
-        case Visible::EQUAL: return "equal";
-        case Visible::IMAGE: return "image in the middle";
-        case Visible::PADDED: return "padded";
-        default: return "random";
+    case Visible::CAUSAL:
+        return "causal";
+    case Visible::EQUAL:
+        return "equal";
+    case Visible::IMAGE:
+        return "image in the middle";
+    case Visible::PADDED:
+        return "padded";
+    default:
+        return "random";
     }
 }
 

@@ -1,6 +1,6 @@
-// Runs decoders of many shapes through their C interface: all tokens at once, in two parts, one by one and in a batch
-// must give the same logits and caches but for roundings, nothing else of the caches may change, and memory is exactly
-// as long as it has to be, so that a sanitizer sees a step beside it.
+// Runs decoders of many shapes through their C interface: all tokens at once, in two parts, one by one and in
+// a batch must give the same logits and caches but for roundings, nothing else of the caches may change, and
+// memory is exactly as long as it has to be, so that a sanitizer sees a step beside it.
 #include "decoder.cpp"
 
 #include <sys/wait.h>
@@ -21,8 +21,12 @@ constexpr double TOLERANCE = 0.15;  // of the standard deviation
 
 std::mt19937 generator(11);
 
-int number(int least, int most) { return std::uniform_int_distribution<int>(least, most)(generator); }
-float normal() { return std::normal_distribution<float>()(generator); }
+int number(int least, int most) {
+    return std::uniform_int_distribution<int>(least, most)(generator);
+}
+float normal() {
+    return std::normal_distribution<float>()(generator);
+}
 
 // A decoder with random weights; blocks: of the nine products of each layer and the head, 0 for 8 bits.
 struct Model {
@@ -41,7 +45,8 @@ struct Model {
             for (size_t at = 0; at < 9; ++at) {
                 add(at == 5 ? query : at == 8 ? wide.mlp : wide.hidden, outputs[at], blocks[at]);
             }
-            for (const int64_t length : {wide.hidden, d, d / 2, d / 2, d, d / 2, d / 2, wide.hidden}) add_norm(length);
+            for (const int64_t length : {wide.hidden, d, d / 2, d / 2, d, d / 2, d / 2, wide.hidden})
+                add_norm(length);
         }
         add(wide.hidden, wide.vocab, blocks[9]);
         add_norm(wide.hidden);
@@ -55,7 +60,8 @@ struct Model {
 
     // Queries and keys of length one keep the scores apart without one that counts alone.
     void add_norm(int64_t length) {
-        const float scale = length == widths.hidden ? 1.0F : std::pow(static_cast<float>(widths.head_dim), -0.25F);
+        const float scale =
+            length == widths.hidden ? 1.0F : std::pow(static_cast<float>(widths.head_dim), -0.25F);
         floats.emplace_back();
         for (int64_t at = 0; at < length; ++at) floats.back().push_back(scale * (1.0F + 0.1F * normal()));
         vectors.push_back(floats.back().data());
@@ -83,7 +89,8 @@ struct Model {
         for (int64_t output = 0; output < outputs; ++output) {
             for (int64_t k = 0; k < wide; ++k) {
                 const int weight = k < inputs ? number(-127, 127) : 0;
-                to[output / PANEL * PANEL * wide + k / 4 * 4 * PANEL + output % PANEL * 4 + k % 4] = static_cast<int8_t>(weight);
+                to[output / PANEL * PANEL * wide + k / 4 * 4 * PANEL + output % PANEL * 4 + k % 4] =
+                    static_cast<int8_t>(weight);
                 integers.back()[static_cast<size_t>(output)] += 128 * weight;
             }
         }
@@ -92,7 +99,8 @@ struct Model {
 
     void* decoder(int threads) const {
         void* made = nullptr;
-        const int status = neo_edge_decoder_new(&widths, products.data(), vectors.data(), axis.data(), threads, &made);
+        const int status =
+            neo_edge_decoder_new(&widths, products.data(), vectors.data(), axis.data(), threads, &made);
         return status == NEO_EDGE_DONE ? made : nullptr;
     }
 };
@@ -125,7 +133,8 @@ struct State {
     std::vector<float*> key_places, value_places;
 
     State(const Model& model, int64_t sequences, int64_t positions) : batch(sequences), capacity(positions) {
-        const auto count = static_cast<size_t>(batch * model.widths.kv_heads * capacity * model.widths.head_dim);
+        const auto count =
+            static_cast<size_t>(batch * model.widths.kv_heads * capacity * model.widths.head_dim);
         for (int64_t layer = 0; layer < model.widths.layers; ++layer) {
             keys.emplace_back(2 * count, UNTOUCHED);
             values.emplace_back(count, UNTOUCHED);
@@ -136,9 +145,9 @@ struct State {
 };
 
 // Tokens [begin, end) of the sequences, the one at `row` from its begins[row] on; logits of all of them.
-std::vector<float> run(
-    const Model& model, void* decoder, State& state, const std::vector<const Tokens*>& sequences,
-    const std::vector<int64_t>& begins, int64_t count) {
+std::vector<float> run(const Model& model, void* decoder, State& state,
+                       const std::vector<const Tokens*>& sequences, const std::vector<int64_t>& begins,
+                       int64_t count) {
     const int64_t wide = model.widths.hidden, batch = static_cast<int64_t>(sequences.size());
     std::vector<float> embeddings(1);  // the first is none of it: they need not lie on a line's border
     std::vector<int32_t> positions, visible, write_index, logits_index;
@@ -148,7 +157,8 @@ std::vector<float> run(
         embeddings.insert(embeddings.end(), tokens.embeddings.begin() + begin * wide,
                           tokens.embeddings.begin() + (begin + count) * wide);
         for (int axis = 0; axis < 3; ++axis) {
-            for (int64_t s = begin; s < begin + count; ++s) positions.push_back(tokens.positions[static_cast<size_t>(3 * s + axis)]);
+            for (int64_t s = begin; s < begin + count; ++s)
+                positions.push_back(tokens.positions[static_cast<size_t>(3 * s + axis)]);
         }
         for (int64_t s = begin; s < begin + count; ++s) {
             visible.push_back(tokens.visible[static_cast<size_t>(s)]);
@@ -207,7 +217,8 @@ bool differs(const Case& c, const char* what, double found) {
 }
 
 // Of one sequence: what was written, and that nothing else was.
-bool same_caches(const Case& c, const char* what, const State& found, int64_t row, const State& wanted, int64_t filled) {
+bool same_caches(const Case& c, const char* what, const State& found, int64_t row, const State& wanted,
+                 int64_t filled) {
     const neo_edge_widths& w = c.widths;
     for (size_t layer = 0; layer < static_cast<size_t>(w.layers); ++layer) {
         for (const int64_t width : {2 * w.head_dim, w.head_dim}) {
@@ -238,7 +249,8 @@ bool check(const Case& c) {
     const std::vector<float> wanted = run(model, decoder, whole, {&tokens}, {0}, c.tokens);
     bool good = !wanted.empty();
     State same(model, 1, c.tokens);
-    if (good && run(model, alone, same, {&tokens}, {0}, c.tokens) != wanted) good = differs(c, "numbers of threads", 0.0);
+    if (good && run(model, alone, same, {&tokens}, {0}, c.tokens) != wanted)
+        good = differs(c, "numbers of threads", 0.0);
 
     // Tokens that see the end of a picture have to come with it.
     const int64_t parts[] = {c.tokens / 2, c.tokens - c.tokens / 2};
@@ -253,7 +265,8 @@ bool check(const Case& c) {
     }
     good = good && same_caches(c, "caches of parts", halves, 0, whole, c.tokens);
 
-    // The second half one by one, of two sequences that have come to different lengths, with room for a third.
+    // The second half one by one, of two sequences that have come to different lengths, with room for a
+    // third.
     State batch(model, 3, c.tokens + 1);
     State single(model, 1, c.tokens);
     const int64_t half = c.tokens / 2, first_part = half + 1;
@@ -313,11 +326,12 @@ bool check_fork() {
 
 int main() {
     const std::vector<int64_t> eight(10, 0), mixed{64, 0, 64, 64, 0, 32, 128, 0, 64, 0};
-    const std::vector<std::vector<int64_t>> kinds = {
-        eight, mixed, std::vector<int64_t>(10, 32), std::vector<int64_t>(10, 128)};
+    const std::vector<std::vector<int64_t>> kinds = {eight, mixed, std::vector<int64_t>(10, 32),
+                                                     std::vector<int64_t>(10, 128)};
     const neo_edge_widths widths[] = {
-        {2, 64, 2, 1, 16, 48, 16, 1e-6F},    {1, 80, 8, 1, 16, 112, 48, 1e-6F},  {2, 96, 3, 3, 32, 144, 272, 1e-6F},
-        {1, 128, 6, 2, 48, 320, 80, 1e-6F},  {1, 256, 2, 2, 256, 96, 64, 1e-6F}, {1, 112, 7, 1, 80, 208, 1040, 1e-6F},
+        {2, 64, 2, 1, 16, 48, 16, 1e-6F},   {1, 80, 8, 1, 16, 112, 48, 1e-6F},
+        {2, 96, 3, 3, 32, 144, 272, 1e-6F}, {1, 128, 6, 2, 48, 320, 80, 1e-6F},
+        {1, 256, 2, 2, 256, 96, 64, 1e-6F}, {1, 112, 7, 1, 80, 208, 1040, 1e-6F},
     };
     for (const neo_edge_widths& each : widths) {
         for (const std::vector<int64_t>& blocks : kinds) {

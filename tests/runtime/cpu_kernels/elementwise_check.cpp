@@ -31,7 +31,8 @@ std::unique_ptr<T[], Free> aligned(int64_t count, T value) {
 }
 
 bool failed(const char* what, int64_t width, int64_t at, double found, double wanted) {
-    std::printf("%s of %d: [%d] is %.9g, not %.9g\n", what, static_cast<int>(width), static_cast<int>(at), found, wanted);
+    std::printf("%s of %d: [%d] is %.9g, not %.9g\n", what, static_cast<int>(width), static_cast<int>(at),
+                found, wanted);
     return false;
 }
 
@@ -68,7 +69,8 @@ bool near_step(int value, float number, float largest) {
 
 float largest_of(const Row& row, size_t first, size_t end) {
     float largest = LEAST_MAXIMUM;
-    for (size_t at = first; at < std::min(end, row.size()); ++at) largest = std::fmax(largest, std::fabs(row[at]));
+    for (size_t at = first; at < std::min(end, row.size()); ++at)
+        largest = std::fmax(largest, std::fabs(row[at]));
     return largest;
 }
 
@@ -82,7 +84,8 @@ bool check_uint8(const Row& row) {
     for (int64_t at = 0; at < stride; ++at) {
         const float number = at < width ? row[static_cast<size_t>(at)] : 0.0F;
         const int value = values[static_cast<size_t>(at)] - 128;
-        if (!near_step(value, number, largest)) return failed("8 bits", width, at, value, number * 127 / largest);
+        if (!near_step(value, number, largest))
+            return failed("8 bits", width, at, value, number * 127 / largest);
     }
     return values[static_cast<size_t>(stride)] == 77 || failed("8 bits, behind", width, stride, 0, 77);
 }
@@ -97,7 +100,8 @@ bool check_int8_blocks(const Row& row, int64_t block) {
     for (int64_t at = 0; at < blocks; ++at) {
         const auto first = static_cast<size_t>(at * block), here = static_cast<size_t>(at);
         const float largest = largest_of(row, first, first + static_cast<size_t>(block));
-        if (scales[here] != largest / 127.0F) return failed("scale", width, at, scales[here], largest / 127.0F);
+        if (scales[here] != largest / 127.0F)
+            return failed("scale", width, at, scales[here], largest / 127.0F);
         int32_t sum = 0;
         for (size_t k = first; k < first + static_cast<size_t>(block); ++k) {
             const float number = k < row.size() ? row[k] : 0.0F;
@@ -121,7 +125,8 @@ bool check_odd_rows() {
             row[at] = odd;
             const auto values = aligned<uint8_t>(128, 0);
             const float largest = round_to_uint8(row.data(), 100, 128, values.get());
-            if (std::isfinite(largest)) return failed("odd largest", 100, static_cast<int64_t>(at), largest, odd);
+            if (std::isfinite(largest))
+                return failed("odd largest", 100, static_cast<int64_t>(at), largest, odd);
             const auto parts = aligned<int8_t>(128, 0);
             Row scales(4), out(100);
             int32_t sums[4];
@@ -160,22 +165,28 @@ bool check_rotation(int64_t width, std::mt19937& random) {
     for (size_t at = 0; at < row.size(); at += 2) {
         const double c = cosines[at / 2], s = sines[at / 2], x = row[at], y = row[at + 1];
         const double size = 2e-7 * (std::fabs(x) + std::fabs(y));
-        if (!(std::fabs(out[at] - (x * c - y * s)) <= size)) return failed("rotation", width, int64_t(at), out[at], x * c - y * s);
-        if (!(std::fabs(out[at + 1] - (y * c + x * s)) <= size)) return failed("rotation", width, int64_t(at) + 1, out[at + 1], y * c + x * s);
+        if (!(std::fabs(out[at] - (x * c - y * s)) <= size))
+            return failed("rotation", width, int64_t(at), out[at], x * c - y * s);
+        if (!(std::fabs(out[at + 1] - (y * c + x * s)) <= size))
+            return failed("rotation", width, int64_t(at) + 1, out[at + 1], y * c + x * s);
     }
     return out.back() == GUARD || failed("rotation, behind", width, width, out.back(), GUARD);
 }
 
-float of_one(__m512 value) { return _mm512_cvtss_f32(value); }
+float of_one(__m512 value) {
+    return _mm512_cvtss_f32(value);
+}
 
 bool check_functions() {
     for (float x = -120.0F; x < 88.5F; x += 0.00917F) {
         const float found = of_one(exponential(_mm512_set1_ps(x)));
         const double wanted = x < -87.0F ? 0.0 : std::exp(static_cast<double>(x));
-        if (!close(found, wanted, 2e-7)) return failed("exponential", 0, static_cast<int64_t>(x), found, wanted);
+        if (!close(found, wanted, 2e-7))
+            return failed("exponential", 0, static_cast<int64_t>(x), found, wanted);
         const float gate = of_one(gated(_mm512_set1_ps(x), _mm512_set1_ps(-3.0F)));
         const double gate_wanted = x / (1 + std::exp(-static_cast<double>(x))) * -3;
-        if (!close(gate, gate_wanted, 5e-7)) return failed("gate", 0, static_cast<int64_t>(x), gate, gate_wanted);
+        if (!close(gate, gate_wanted, 5e-7))
+            return failed("gate", 0, static_cast<int64_t>(x), gate, gate_wanted);
     }
     const float sure[][2] = {{-INFINITE, 0.0F}, {0.0F, 1.0F}, {-0.0F, 1.0F}, {INFINITE, INFINITE}};
     for (const auto& [x, wanted] : sure) {

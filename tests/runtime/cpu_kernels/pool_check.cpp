@@ -11,7 +11,8 @@ namespace {
 
 constexpr int64_t MOST_ITEMS = 100;
 
-// What one loop does. `counts` are plain numbers: a thread checker sees whether their writes reach the caller.
+// What one loop does. `counts` are plain numbers: a thread checker sees whether their writes reach the
+// caller.
 struct Loop {
     int threads;
     std::vector<int> counts = std::vector<int>(MOST_ITEMS);
@@ -54,14 +55,16 @@ bool check(int threads, int loops) {
     neo_edge::Pool pool(threads);
     if (pool.threads() != threads) return false;
     for (int at = 0; at < loops; ++at) {
-        // Between two loops of a step nobody sleeps, between two steps all do, and here and there some are about to.
+        // Between two loops of a step nobody sleeps, between two steps all do, and here and there some are
+        // about to.
         if (at % 50 == 0) std::this_thread::sleep_for(std::chrono::milliseconds(2));
         if (at % 7 == 0) std::this_thread::sleep_for(std::chrono::microseconds(at % 300));
         if (!holds(pool, threads, SIZES[at * 2654435761U >> 7 & 3], kept)) return false;
     }
     for (const auto& loop : kept) {
         if (loop->late || loop->stranger) {
-            std::printf("%d threads: %s\n", threads, loop->late ? "an item ran behind its loop" : "unknown thread");
+            std::printf("%d threads: %s\n", threads,
+                        loop->late ? "an item ran behind its loop" : "unknown thread");
             return false;
         }
     }
@@ -91,7 +94,8 @@ int main() {
     }
     for (int threads = 1; threads <= 5; ++threads) {
         if (!check(threads, 2000)) return 1;
-        for (int at = 0; at < 20; ++at) {  // pools that end at once, before, while and after their workers sleep
+        for (int at = 0; at < 20;
+             ++at) {  // pools that end at once, before, while and after their workers sleep
             if (!check(threads, at % 3)) return 1;
         }
     }

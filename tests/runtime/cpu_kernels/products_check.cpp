@@ -1,5 +1,5 @@
-// Compares whole matrix products, shared by threads, with plain loops: odd numbers of panels, matrices of both kinds
-// that read the same rows, more rows than are taken at once.
+// Compares whole matrix products, shared by threads, with plain loops: odd numbers of panels, matrices of
+// both kinds that read the same rows, more rows than are taken at once.
 #include "products.h"
 
 #include <cmath>
@@ -18,7 +18,9 @@ constexpr double TOLERANCE = 1e-6;  // of the sum of the magnitudes of what is a
 
 std::mt19937 generator(5);
 
-int number(int least, int most) { return std::uniform_int_distribution<int>(least, most)(generator); }
+int number(int least, int most) {
+    return std::uniform_int_distribution<int>(least, most)(generator);
+}
 
 struct Matrix {
     Product product{};
@@ -32,9 +34,11 @@ struct Matrix {
     // `block` 0: 8 bits.
     Matrix(int64_t inputs, int64_t outputs, int64_t block) : width(inputs) {
         const bool eight = block == 0;
-        product = {eight ? 8 : 4, block, round_up(inputs, eight ? DEPTH : block), outputs, nullptr, nullptr, nullptr};
+        product = {eight ? 8 : 4, block,  round_up(inputs, eight ? DEPTH : block), outputs, nullptr,
+                   nullptr,       nullptr};
         plain.assign(static_cast<size_t>(product.inputs * outputs), 0);
-        for (int64_t at = 0; at < inputs * outputs; ++at) plain[static_cast<size_t>(at)] = eight ? number(-127, 127) : number(-8, 7);
+        for (int64_t at = 0; at < inputs * outputs; ++at)
+            plain[static_cast<size_t>(at)] = eight ? number(-127, 127) : number(-8, 7);
         of_block.resize(static_cast<size_t>((eight ? 1 : product.inputs / block) * outputs));
         for (float& scale : of_block) scale = static_cast<float>(number(1, 1000)) * 1e-5F;
         if (eight) {
@@ -61,7 +65,8 @@ struct Matrix {
             uint8_t* panel = to + output / PANEL * PANEL * product.inputs;
             for (int64_t k = 0; k < product.inputs; ++k) {
                 sums[output] += 128 * weight(k, output);
-                panel[k / 4 * 4 * PANEL + output % PANEL * 4 + k % 4] = static_cast<uint8_t>(weight(k, output));
+                panel[k / 4 * 4 * PANEL + output % PANEL * 4 + k % 4] =
+                    static_cast<uint8_t>(weight(k, output));
             }
         }
         product.weights = to;
@@ -75,12 +80,13 @@ struct Matrix {
         product.weights = to;
         for (int64_t panel = 0; panel < product.panels(); ++panel) {
             for (int64_t block = 0; block < blocks; ++block, to += bytes) {
-                std::memcpy(to, &of_block[static_cast<size_t>(block * product.outputs + panel * PANEL)], 4 * PANEL);
+                std::memcpy(to, &of_block[static_cast<size_t>(block * product.outputs + panel * PANEL)],
+                            4 * PANEL);
                 for (int64_t at = 0; at < product.block * PANEL / 2; ++at) {
                     const int64_t input = block * product.block + at / 64 * 8 + at % 4;
                     const int64_t output = panel * PANEL + at % 64 / 4;
-                    to[4 * PANEL + at] =
-                        static_cast<uint8_t>((weight(input, output) + 8) | (weight(input + 4, output) + 8) << 4);
+                    to[4 * PANEL + at] = static_cast<uint8_t>((weight(input, output) + 8) |
+                                                              (weight(input + 4, output) + 8) << 4);
                 }
             }
         }
@@ -88,17 +94,19 @@ struct Matrix {
 };
 
 // Row by row from what `Activations` made, so that only products are compared.
-double product_of(const Matrix& matrix, const RoundedRows& rows, int64_t row, int64_t output, double* magnitude) {
+double product_of(const Matrix& matrix, const RoundedRows& rows, int64_t row, int64_t output,
+                  double* magnitude) {
     double sum = 0.0;
     *magnitude = 0.0;
     for (int64_t k = 0; k < matrix.width; ++k) {
         double part;
         if (matrix.product.bits == 8) {
-            part = (rows.eight.values[row * rows.eight.stride + k] - 128) * static_cast<double>(matrix.scale(0, output)) *
-                   rows.eight.largest[row];
+            part = (rows.eight.values[row * rows.eight.stride + k] - 128) *
+                   static_cast<double>(matrix.scale(0, output)) * rows.eight.largest[row];
         } else {
             const int64_t block = k / matrix.product.block;
-            part = rows.four.values[row * rows.four.stride + k] * static_cast<double>(matrix.scale(block, output)) *
+            part = rows.four.values[row * rows.four.stride + k] *
+                   static_cast<double>(matrix.scale(block, output)) *
                    rows.four.scales[row * rows.four.blocks + block];
         }
         sum += part * matrix.weight(k, output);
@@ -109,8 +117,8 @@ double product_of(const Matrix& matrix, const RoundedRows& rows, int64_t row, in
 
 bool close(const char* what, int64_t row, int64_t output, float found, double wanted, double magnitude) {
     if (std::fabs(found - wanted) <= TOLERANCE * magnitude) return true;
-    std::printf("%s: row %d, output %d is %.9g, not %.9g\n", what, static_cast<int>(row), static_cast<int>(output),
-                static_cast<double>(found), wanted);
+    std::printf("%s: row %d, output %d is %.9g, not %.9g\n", what, static_cast<int>(row),
+                static_cast<int>(output), static_cast<double>(found), wanted);
     return false;
 }
 
@@ -162,7 +170,8 @@ bool check(const Case& c) {
                 if (!close("product", row, output, out[output], wanted, magnitude)) return false;
             }
             if (out[c.outputs[at]] == UNTOUCHED) continue;
-            std::printf("row %d of matrix %d is longer than its outputs\n", static_cast<int>(row), static_cast<int>(at));
+            std::printf("row %d of matrix %d is longer than its outputs\n", static_cast<int>(row),
+                        static_cast<int>(at));
             return false;
         }
         for (int64_t output = 0; output < least_outputs; ++output) {
@@ -180,7 +189,8 @@ bool check(const Case& c) {
 }  // namespace
 
 int main() {
-    const std::vector<std::vector<int64_t>> kinds = {{0, 0, 0}, {32, 32, 32}, {64, 0, 64}, {128, 128, 0}, {0, 32, 32}};
+    const std::vector<std::vector<int64_t>> kinds = {
+        {0, 0, 0}, {32, 32, 32}, {64, 0, 64}, {128, 128, 0}, {0, 32, 32}};
     for (const std::vector<int64_t>& blocks : kinds) {
         for (const int64_t rows : {1, 2, 5, 17, 40, 130}) {
             for (const int threads : {1, 3}) {

@@ -15,7 +15,9 @@ namespace neo_edge {
 constexpr int64_t TILE_ROWS = 16;  // of 64 bytes
 
 // Compilers do not know that loads of tiles read memory: call it between writing and loading.
-inline void finish_writing() { std::atomic_signal_fence(std::memory_order_seq_cst); }
+inline void finish_writing() {
+    std::atomic_signal_fence(std::memory_order_seq_cst);
+}
 
 #if defined(__AMX_INT8__) && defined(__linux__)
 #define NEO_EDGE_AMX 1
@@ -57,7 +59,9 @@ public:
 
 #else
 
-inline bool amx_allowed() { return false; }
+inline bool amx_allowed() {
+    return false;
+}
 
 #endif
 

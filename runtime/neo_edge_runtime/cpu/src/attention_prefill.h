@@ -111,10 +111,18 @@ inline void score_tile(const AttentionShape& shape, const AttentionBlock& block,
         const float* queries = pass.queries + vector * LANES * shape.key_dim;
         float* scores = pass.scores + vector * TILE_POSITIONS * LANES;
         switch (vectors) {
-            case 1: score_panel<1>(shape, queries, keys, positions, scores); break;
-            case 2: score_panel<2>(shape, queries, keys, positions, scores); break;
-            case 3: score_panel<3>(shape, queries, keys, positions, scores); break;
-            default: score_panel<4>(shape, queries, keys, positions, scores); break;
+        case 1:
+            score_panel<1>(shape, queries, keys, positions, scores);
+            break;
+        case 2:
+            score_panel<2>(shape, queries, keys, positions, scores);
+            break;
+        case 3:
+            score_panel<3>(shape, queries, keys, positions, scores);
+            break;
+        default:
+            score_panel<4>(shape, queries, keys, positions, scores);
+            break;
         }
     }
 }
@@ -250,10 +258,18 @@ inline void add_tile(const AttentionShape& shape, const AttentionBlock& block, c
         const float* values = block.values + start * shape.value_dim + column;
         float* sums = pass.sums + column;
         switch (std::min(PANEL_VECTORS, (shape.value_dim - column) / LANES)) {
-            case 1: add_columns<1>(shape, pass, values, start, end, sums); break;
-            case 2: add_columns<2>(shape, pass, values, start, end, sums); break;
-            case 3: add_columns<3>(shape, pass, values, start, end, sums); break;
-            default: add_columns<4>(shape, pass, values, start, end, sums); break;
+        case 1:
+            add_columns<1>(shape, pass, values, start, end, sums);
+            break;
+        case 2:
+            add_columns<2>(shape, pass, values, start, end, sums);
+            break;
+        case 3:
+            add_columns<3>(shape, pass, values, start, end, sums);
+            break;
+        default:
+            add_columns<4>(shape, pass, values, start, end, sums);
+            break;
         }
     }
 }

@@ -21,27 +21,28 @@ namespace neo_edge {
 namespace {
 
 constexpr int LAYER_PRODUCTS = 9, LAYER_VECTORS = 8;
-constexpr int64_t TOKENS_AT_ONCE = 8;       // that one thread rotates
-constexpr int64_t ATTENTION_TOKENS = 128;   // of one key head that one thread takes
-constexpr int AXES = 3;                     // t, h, w
+constexpr int64_t TOKENS_AT_ONCE = 8;      // that one thread rotates
+constexpr int64_t ATTENTION_TOKENS = 128;  // of one key head that one thread takes
+constexpr int AXES = 3;                    // t, h, w
 
 struct Layer {
     const Product *query, *query_hw, *key, *key_hw, *value, *output, *gate, *up, *down;
-    const float *input_norm, *query_norm, *query_norm_h, *query_norm_w, *key_norm, *key_norm_h, *key_norm_w, *mlp_norm;
+    const float *input_norm, *query_norm, *query_norm_h, *query_norm_w, *key_norm, *key_norm_h, *key_norm_w,
+        *mlp_norm;
 };
 
 // More threads than processors that they may run on take turns, and every loop waits for the last one's.
 int useful(int threads) {
     cpu_set_t processors;
-    if (sched_getaffinity(0, sizeof(processors), &processors) != 0) return threads;  // more than it has room for
+    if (sched_getaffinity(0, sizeof(processors), &processors) != 0)
+        return threads;  // more than it has room for
     return std::min(threads, CPU_COUNT(&processors));
 }
 
 class Decoder {
 public:
-    Decoder(
-        const neo_edge_widths& widths, const neo_edge_product* products, const float* const* vectors,
-        const int32_t* axis, int threads)
+    Decoder(const neo_edge_widths& widths, const neo_edge_product* products, const float* const* vectors,
+            const int32_t* axis, int threads)
         : widths_(widths),
           shape_{widths.heads, widths.kv_heads, 2 * widths.head_dim, widths.head_dim},
           axis_(axis, axis + widths.head_dim),
@@ -60,8 +61,8 @@ public:
         for (int64_t layer = 0; layer < widths.layers; ++layer) {
             const Product* p = products_.data() + LAYER_PRODUCTS * layer;
             const float* const* v = vectors + LAYER_VECTORS * layer;
-            layers_.push_back({p, p + 1, p + 2, p + 3, p + 4, p + 5, p + 6, p + 7, p + 8,
-                               v[0], v[1], v[2], v[3], v[4], v[5], v[6], v[7]});
+            layers_.push_back({p, p + 1, p + 2, p + 3, p + 4, p + 5, p + 6, p + 7, p + 8, v[0], v[1], v[2],
+                               v[3], v[4], v[5], v[6], v[7]});
         }
         final_norm_ = vectors[LAYER_VECTORS * widths.layers];
         frequency_ = vectors[LAYER_VECTORS * widths.layers + 1];
@@ -76,7 +77,8 @@ public:
         if (!sound(step)) return NEO_EDGE_BAD_INPUT;
         const int64_t rows = step.batch * step.tokens;
         reserve(rows);
-        std::memcpy(stream_.data(), step.inputs_embeds, static_cast<size_t>(rows * widths_.hidden) * sizeof(float));
+        std::memcpy(stream_.data(), step.inputs_embeds,
+                    static_cast<size_t>(rows * widths_.hidden) * sizeof(float));
         find_angles(step);
         for (int64_t layer = 0; layer < widths_.layers; ++layer) {
             attention_part(step, layers_[static_cast<size_t>(layer)], layer);
@@ -88,8 +90,8 @@ public:
 
     void release() {
         const std::lock_guard<std::mutex> guard(busy_);
-        for (Buffer<float>* each : {&stream_, &cosines_, &sines_, &query_, &query_hw_, &key_, &key_hw_, &value_, &turned_,
-                                    &attended_, &gated_}) {
+        for (Buffer<float>* each : {&stream_, &cosines_, &sines_, &query_, &query_hw_, &key_, &key_hw_,
+                                    &value_, &turned_, &attended_, &gated_}) {
             each->release();
         }
         activations_.release();
@@ -115,7 +117,8 @@ private:
     }
 
     void reserve(int64_t rows) {
-        const int64_t all_queries = widths_.heads * widths_.head_dim, all_keys = widths_.kv_heads * widths_.head_dim;
+        const int64_t all_queries = widths_.heads * widths_.head_dim,
+                      all_keys = widths_.kv_heads * widths_.head_dim;
         stream_.reserve(rows * widths_.hidden);
         cosines_.reserve(rows * widths_.head_dim);
         sines_.reserve(rows * widths_.head_dim);
@@ -152,37 +155,39 @@ private:
 
     // Norm of the stream, and the rows for `count` products that read it.
     void round_normed(int64_t rows, const float* weight, const Product* products, int count) {
-        activations_.round(pool_, products, count, rows, widths_.hidden, row_scratch_.data(), [&](int64_t row, float* made) {
-            rms_norm(stream_.data() + row * widths_.hidden, weight, widths_.hidden, widths_.epsilon, made);
-            return made;
-        });
+        activations_.round(pool_, products, count, rows, widths_.hidden, row_scratch_.data(),
+                           [&](int64_t row, float* made) {
+                               rms_norm(stream_.data() + row * widths_.hidden, weight, widths_.hidden,
+                                        widths_.epsilon, made);
+                               return made;
+                           });
     }
 
     void round_rows(int64_t rows, const float* source, int64_t width, const Product* product) {
-        activations_.round(pool_, product, 1, rows, width, row_scratch_.data(), [&](int64_t row, float*) {
-            return source + row * width;
-        });
+        activations_.round(pool_, product, 1, rows, width, row_scratch_.data(),
+                           [&](int64_t row, float*) { return source + row * width; });
     }
 
     void add_to_stream(int64_t rows, const Product& product) {
         const Target target{&product, stream_.data(), widths_.hidden};
-        multiply(pool_, activations_.rows(), rows, &target, 1, panel_scratch_.data(), [](float* at, __m512 result) {
-            _mm512_storeu_ps(at, _mm512_add_ps(_mm512_loadu_ps(at), result));
-        });
+        multiply(pool_, activations_.rows(), rows, &target, 1, panel_scratch_.data(),
+                 [](float* at, __m512 result) {
+                     _mm512_storeu_ps(at, _mm512_add_ps(_mm512_loadu_ps(at), result));
+                 });
     }
 
     void attention_part(const neo_edge_step& step, const Layer& layer, int64_t number) {
         const int64_t rows = step.batch * step.tokens;
-        const int64_t all_queries = widths_.heads * widths_.head_dim, all_keys = widths_.kv_heads * widths_.head_dim;
+        const int64_t all_queries = widths_.heads * widths_.head_dim,
+                      all_keys = widths_.kv_heads * widths_.head_dim;
         round_normed(rows, layer.input_norm, layer.query, 5);
         const Target targets[] = {{layer.query, query_.data(), all_queries},
                                   {layer.query_hw, query_hw_.data(), all_queries},
                                   {layer.key, key_.data(), all_keys},
                                   {layer.key_hw, key_hw_.data(), all_keys},
                                   {layer.value, value_.data(), all_keys}};
-        multiply(pool_, activations_.rows(), rows, targets, 5, panel_scratch_.data(), [](float* at, __m512 result) {
-            _mm512_storeu_ps(at, result);
-        });
+        multiply(pool_, activations_.rows(), rows, targets, 5, panel_scratch_.data(),
+                 [](float* at, __m512 result) { _mm512_storeu_ps(at, result); });
         float *keys = step.key_caches[number], *values = step.value_caches[number];
         for_tokens(rows, [&](int64_t row) { turn_and_keep(step, layer, row, keys, values); });
         attend_all(step, keys, values);
@@ -191,8 +196,8 @@ private:
     }
 
     // A head's T part and its H and W parts, normed and turned: 2d numbers at `out`.
-    void turn(const float* part, const float* part_hw, const float* const* norms, const float* cosines, const float* sines,
-              float* out) const {
+    void turn(const float* part, const float* part_hw, const float* const* norms, const float* cosines,
+              const float* sines, float* out) const {
         const int64_t whole = widths_.head_dim, half = whole / 2;
         rms_norm(part, norms[0], whole, widths_.epsilon, out);
         rms_norm(part_hw, norms[1], half, widths_.epsilon, out + whole);
@@ -200,7 +205,8 @@ private:
         rotate_pairs(out, cosines, sines, 2 * whole);
     }
 
-    void turn_and_keep(const neo_edge_step& step, const Layer& layer, int64_t row, float* keys, float* values) {
+    void turn_and_keep(const neo_edge_step& step, const Layer& layer, int64_t row, float* keys,
+                       float* values) {
         const int64_t d = widths_.head_dim, sequence = row / step.tokens;
         const int64_t place = step.write_index[sequence] + row % step.tokens;
         const float *cosines = cosines_.data() + row * d, *sines = sines_.data() + row * d;
@@ -208,7 +214,8 @@ private:
         const float* const key_norms[] = {layer.key_norm, layer.key_norm_h, layer.key_norm_w};
         for (int64_t head = 0; head < widths_.heads; ++head) {
             const int64_t at = (row * widths_.heads + head) * d;
-            turn(query_.data() + at, query_hw_.data() + at, query_norms, cosines, sines, turned_.data() + 2 * at);
+            turn(query_.data() + at, query_hw_.data() + at, query_norms, cosines, sines,
+                 turned_.data() + 2 * at);
         }
         for (int64_t head = 0; head < widths_.kv_heads; ++head) {
             const int64_t at = (row * widths_.kv_heads + head) * d;
@@ -224,7 +231,8 @@ private:
         const int64_t a_sequence = widths_.kv_heads * blocks;
         pool_.run(step.batch * a_sequence, [&](int64_t item, int thread) {
             // The last blocks see most: they go first, so that no thread is left with a long one.
-            const int64_t sequence = item / a_sequence, block = blocks - 1 - item % a_sequence / widths_.kv_heads;
+            const int64_t sequence = item / a_sequence,
+                          block = blocks - 1 - item % a_sequence / widths_.kv_heads;
             const int64_t head = item % widths_.kv_heads, cache = sequence * widths_.kv_heads + head;
             const int64_t first = block * ATTENTION_TOKENS, row = sequence * tokens;
             AttentionBlock work{};
@@ -244,8 +252,8 @@ private:
 
     void mlp_part(const Layer& layer, int64_t rows) {
         round_normed(rows, layer.mlp_norm, layer.gate, 2);
-        multiply_gated(
-            pool_, activations_.rows(), rows, *layer.gate, *layer.up, gated_.data(), widths_.mlp, panel_scratch_.data());
+        multiply_gated(pool_, activations_.rows(), rows, *layer.gate, *layer.up, gated_.data(), widths_.mlp,
+                       panel_scratch_.data());
         round_rows(rows, gated_.data(), widths_.mlp, layer.down);
         add_to_stream(rows, *layer.down);
     }
@@ -254,17 +262,16 @@ private:
         const int64_t rows = step.batch * step.rows;
         if (rows == 0) return;
         const Product& product = products_.back();
-        activations_.round(
-            pool_, &product, 1, rows, widths_.hidden, row_scratch_.data(), [&](int64_t index, float* made) {
-                const int64_t row = index / step.rows * step.tokens + step.logits_index[index];
-                const float* from = stream_.data() + row * widths_.hidden;
-                rms_norm(from, final_norm_, widths_.hidden, widths_.epsilon, made);
-                return made;
-            });
+        activations_.round(pool_, &product, 1, rows, widths_.hidden, row_scratch_.data(),
+                           [&](int64_t index, float* made) {
+                               const int64_t row = index / step.rows * step.tokens + step.logits_index[index];
+                               const float* from = stream_.data() + row * widths_.hidden;
+                               rms_norm(from, final_norm_, widths_.hidden, widths_.epsilon, made);
+                               return made;
+                           });
         const Target target{&product, step.logits, widths_.vocab};
-        multiply(pool_, activations_.rows(), rows, &target, 1, panel_scratch_.data(), [](float* at, __m512 result) {
-            _mm512_storeu_ps(at, result);
-        });
+        multiply(pool_, activations_.rows(), rows, &target, 1, panel_scratch_.data(),
+                 [](float* at, __m512 result) { _mm512_storeu_ps(at, result); });
     }
 
     const pid_t process_ = getpid();
@@ -279,7 +286,8 @@ private:
     std::vector<Buffer<float>> row_scratch_, attention_scratch_;  // one a thread
     std::vector<Buffer<uint8_t>> panel_scratch_;
     Activations activations_;
-    Buffer<float> stream_, cosines_, sines_, query_, query_hw_, key_, key_hw_, value_, turned_, attended_, gated_;
+    Buffer<float> stream_, cosines_, sines_, query_, query_hw_, key_, key_hw_, value_, turned_, attended_,
+        gated_;
 };
 
 // What the kernels have no masks for.
@@ -303,9 +311,8 @@ bool computable(const neo_edge_widths& widths, const neo_edge_product* products)
 
 using neo_edge::Decoder;
 
-int neo_edge_decoder_new(
-    const neo_edge_widths* widths, const neo_edge_product* products, const float* const* vectors, const int32_t* axis,
-    int threads, void** decoder) {
+int neo_edge_decoder_new(const neo_edge_widths* widths, const neo_edge_product* products,
+                         const float* const* vectors, const int32_t* axis, int threads, void** decoder) {
     *decoder = nullptr;
     if (threads < 1 || !neo_edge::computable(*widths, products)) return NEO_EDGE_BAD_INPUT;
     try {
@@ -326,11 +333,15 @@ int neo_edge_decoder_run(void* decoder, const neo_edge_step* step) {
     }
 }
 
-void neo_edge_decoder_release(void* decoder) { static_cast<Decoder*>(decoder)->release(); }
+void neo_edge_decoder_release(void* decoder) {
+    static_cast<Decoder*>(decoder)->release();
+}
 
 void neo_edge_decoder_delete(void* decoder) {
     Decoder* one = static_cast<Decoder*>(decoder);
     if (!one->forked()) delete one;  // its threads are another process's: nobody would ever see their end
 }
 
-const char* neo_edge_kernels(void) { return neo_edge::amx_allowed() ? "AMX" : "AVX-512 VNNI"; }
+const char* neo_edge_kernels(void) {
+    return neo_edge::amx_allowed() ? "AMX" : "AVX-512 VNNI";
+}

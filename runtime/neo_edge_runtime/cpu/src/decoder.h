@@ -35,11 +35,11 @@ enum neo_edge_status { NEO_EDGE_DONE, NEO_EDGE_OUT_OF_MEMORY, NEO_EDGE_NO_THREAD
 
 #define NEO_EDGE_PUBLIC __attribute__((visibility("default")))
 
-// `products`: nine a layer and the head; `vectors`: eight a layer, the final norm and the frequencies; `axis`: [d];
-// `threads`: most that share a loop, the caller among them.
-NEO_EDGE_PUBLIC int neo_edge_decoder_new(
-    const neo_edge_widths* widths, const neo_edge_product* products, const float* const* vectors, const int32_t* axis,
-    int threads, void** decoder);
+// `products`: nine a layer and the head; `vectors`: eight a layer, the final norm and the frequencies;
+// `axis`: [d]; `threads`: most that share a loop, the caller among them.
+NEO_EDGE_PUBLIC int neo_edge_decoder_new(const neo_edge_widths* widths, const neo_edge_product* products,
+                                         const float* const* vectors, const int32_t* axis, int threads,
+                                         void** decoder);
 // One run at a time; others wait.
 NEO_EDGE_PUBLIC int neo_edge_decoder_run(void* decoder, const neo_edge_step* step);
 // Gives what runs work in back.

@@ -1,4 +1,5 @@
-// What stands between the products: norms, rounding to 8 bits, rotation, the gate. Float32, one row at a time.
+// What stands between the products: norms, rounding to 8 bits, rotation, the gate. Float32, one row at a
+// time.
 #pragma once
 
 #include <immintrin.h>
@@ -52,7 +53,8 @@ inline float largest_magnitude(const float* row, int64_t width) {
     return result;
 }
 
-// values[k] = round(row[k] * 127 / largest) + 128 up to `stride`, behind the row as if it were 0; gives largest.
+// values[k] = round(row[k] * 127 / largest) + 128 up to `stride`, behind the row as if it were 0; gives
+// largest.
 inline float round_to_uint8(const float* row, int64_t width, int64_t stride, uint8_t* values) {
     const float largest = largest_magnitude(row, width);
     const __m512 scale = _mm512_set1_ps(LARGEST_INT8 / largest);
@@ -67,13 +69,14 @@ inline float round_to_uint8(const float* row, int64_t width, int64_t stride, uin
 }
 
 // The same with a scale for each block of inputs, around 0, up to `stride`, a multiple of the block.
-inline void round_to_int8_blocks(
-    const float* row, int64_t width, int64_t stride, int64_t block, int8_t* values, float* scales, int32_t* sums) {
+inline void round_to_int8_blocks(const float* row, int64_t width, int64_t stride, int64_t block,
+                                 int8_t* values, float* scales, int32_t* sums) {
     for (int64_t first = 0; first < stride; first += block, ++scales, ++sums) {
         const int64_t here = std::max<int64_t>(0, std::min(block, width - first));
         const float largest = largest_magnitude(row + first, here);
         const __m512 scale = _mm512_set1_ps(LARGEST_INT8 / largest);
-        const __m512i least = _mm512_set1_epi32(-128);  // what is no number becomes: the sum must not overflow
+        const __m512i least =
+            _mm512_set1_epi32(-128);  // what is no number becomes: the sum must not overflow
         __m512i sum = _mm512_setzero_si512();
         for (int64_t at = 0; at < block; at += LANES) {
             const __mmask16 mask = at < here ? lanes_left(here - at) : __mmask16(0);

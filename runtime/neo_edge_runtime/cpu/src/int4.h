@@ -42,7 +42,9 @@ struct Int4Bytes {
 constexpr int64_t INT4_LEAST_BLOCK = 32;
 
 // Of a panel as bytes, with the zeros of blocks of 32.
-inline int64_t int4_panel_bytes(int64_t inputs) { return round_up(inputs, DEPTH) * PANEL * 3 / 2; }
+inline int64_t int4_panel_bytes(int64_t inputs) {
+    return round_up(inputs, DEPTH) * PANEL * 3 / 2;
+}
 
 // Of the scratch of `int4_two_panels`: both panels as bytes, and the scales of 32 rows.
 inline int64_t int4_scratch_bytes(int64_t inputs) {
@@ -324,11 +326,16 @@ inline void int4_two_panels(const Int4Rows& rows, int64_t block, const Int4Panel
                             const Int4Panel& second, uint8_t* scratch, Store&& store) {
     const Int4Blocks panels[2] = {{first.blocks, block}, {second.blocks, block}};
     switch (rows.count) {
-        case 1: return int4_few_rows<1>(rows, panels[0], panels[1], store);
-        case 2: return int4_few_rows<2>(rows, panels[0], panels[1], store);
-        case 3: return int4_few_rows<3>(rows, panels[0], panels[1], store);
-        case 4: return int4_few_rows<4>(rows, panels[0], panels[1], store);
-        default: break;
+    case 1:
+        return int4_few_rows<1>(rows, panels[0], panels[1], store);
+    case 2:
+        return int4_few_rows<2>(rows, panels[0], panels[1], store);
+    case 3:
+        return int4_few_rows<3>(rows, panels[0], panels[1], store);
+    case 4:
+        return int4_few_rows<4>(rows, panels[0], panels[1], store);
+    default:
+        break;
     }
 #if defined(NEO_EDGE_AMX)
     if (amx_allowed() && rows.blocks * block % DEPTH == 0) {

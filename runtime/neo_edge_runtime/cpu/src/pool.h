@@ -12,7 +12,8 @@
 
 namespace neo_edge {
 
-// Subnormal numbers cost hundreds of cycles and mean nothing here; the caller's own setting comes back at the end.
+// Subnormal numbers cost hundreds of cycles and mean nothing here; the caller's own setting comes back at the
+// end.
 class DenormalsFlushed {
 public:
     DenormalsFlushed() : before_(_mm_getcsr()) { _mm_setcsr(before_ | FLUSH_TO_ZERO | DENORMALS_ARE_ZERO); }
@@ -45,8 +46,8 @@ public:
 
     int threads() const { return threads_; }
 
-    // work(item, thread) for every item; an item goes to the thread that asks next. Returns when all are done. It
-    // must throw nothing: no thread could be told.
+    // work(item, thread) for every item; an item goes to the thread that asks next. Returns when all are
+    // done. It must throw nothing: no thread could be told.
     template <class Work>
     void run(int64_t items, const Work& work) {
         if (items <= 1 || workers_.empty()) {
@@ -62,7 +63,9 @@ public:
         const uint64_t round = (state_.load(std::memory_order_relaxed) >> ROUND_SHIFT) + 1;
         state_.store(round << ROUND_SHIFT | OPEN, std::memory_order_seq_cst);
         if (sleeping_.load(std::memory_order_seq_cst) > 0) {
-            { const std::lock_guard<std::mutex> guard(mutex_); }
+            {
+                const std::lock_guard<std::mutex> guard(mutex_);
+            }
             awake_.notify_all();
         }
         take_items(0);
@@ -101,7 +104,8 @@ private:
     }
 
     uint64_t wait_for_round(uint64_t seen) {
-        // A worker that came too late for one loop may have seen the next number already, that of the end, too.
+        // A worker that came too late for one loop may have seen the next number already, that of the end,
+        // too.
         const auto called = [&] {
             return stopped_.load(std::memory_order_relaxed) ||
                    state_.load(std::memory_order_seq_cst) >> ROUND_SHIFT != seen;
@@ -121,13 +125,16 @@ private:
         const auto call = call_;
         const void* context = context_;
         const int64_t items = items_;
-        for (int64_t item; (item = next_.fetch_add(1, std::memory_order_relaxed)) < items;) call(context, item, thread);
+        for (int64_t item; (item = next_.fetch_add(1, std::memory_order_relaxed)) < items;)
+            call(context, item, thread);
     }
 
     void stop() {
         stopped_.store(true, std::memory_order_relaxed);
         state_.fetch_add(uint64_t{1} << ROUND_SHIFT, std::memory_order_seq_cst);
-        { const std::lock_guard<std::mutex> guard(mutex_); }
+        {
+            const std::lock_guard<std::mutex> guard(mutex_);
+        }
         awake_.notify_all();
         for (std::thread& worker : workers_) worker.join();
     }

@@ -1,5 +1,5 @@
-// Matrix products of a step: rows are rounded once for all matrices that read them, outputs go to threads in pairs of
-// panels.
+// Matrix products of a step: rows are rounded once for all matrices that read them, outputs go to threads in
+// pairs of panels.
 #pragma once
 
 #include <immintrin.h>
@@ -90,8 +90,12 @@ struct RoundedRows {
         }
         if (four.values != nullptr) {
             const int64_t block = first * four.blocks;
-            cut.four = {four.values + first * four.stride, four.stride, four.scales + block, four.sums + block,
-                        four.blocks, many};
+            cut.four = {four.values + first * four.stride,
+                        four.stride,
+                        four.scales + block,
+                        four.sums + block,
+                        four.blocks,
+                        many};
         }
         return cut;
     }
@@ -103,10 +107,11 @@ struct RoundedRows {
 // Makes them, in memory that stays.
 class Activations {
 public:
-    // row(index, scratch) gives a row of `width` numbers, made in `scratch` or anywhere; width is what is behind padding.
+    // row(index, scratch) gives a row of `width` numbers, made in `scratch` or anywhere; width is what is
+    // behind padding.
     template <class Row>
-    void round(
-        Pool& pool, const Product* products, int count, int64_t rows, int64_t width, Buffer<float>* scratch, const Row& row) {
+    void round(Pool& pool, const Product* products, int count, int64_t rows, int64_t width,
+               Buffer<float>* scratch, const Row& row) {
         rows_ = {};
         const Product *wants8 = nullptr, *wants4 = nullptr;
         for (int at = 0; at < count; ++at) (products[at].bits == 8 ? wants8 : wants4) = products + at;
@@ -134,8 +139,8 @@ public:
                 if (wants4 != nullptr) {
                     const int64_t first = index * rows_.four.blocks;
                     int8_t* values = values4_.data() + index * rows_.four.stride;
-                    round_to_int8_blocks(
-                        made, width, rows_.four.stride, wants4->block, values, scales_.data() + first, sums_.data() + first);
+                    round_to_int8_blocks(made, width, rows_.four.stride, wants4->block, values,
+                                         scales_.data() + first, sums_.data() + first);
                 }
             }
         });
@@ -161,9 +166,8 @@ private:
 
 // One panel of each of two matrices of one kind, or two of one matrix.
 template <class Store>
-void two_panels(
-    const RoundedRows& rows, const Product& first, int64_t panel, const Product& second, int64_t other,
-    uint8_t* scratch, const Store& store) {
+void two_panels(const RoundedRows& rows, const Product& first, int64_t panel, const Product& second,
+                int64_t other, uint8_t* scratch, const Store& store) {
     if (first.bits == 8) {
         int8_two_panels(rows.eight, first.inputs, first.eight(panel), second.eight(other), store);
     } else {
@@ -171,8 +175,8 @@ void two_panels(
     }
 }
 
-// work(rows, first row, pair, thread) for all pairs of panels; a thread takes some pairs at once, which makes long
-// reads of the weights, and the same rows again and again, which stay in its cache.
+// work(rows, first row, pair, thread) for all pairs of panels; a thread takes some pairs at once, which makes
+// long reads of the weights, and the same rows again and again, which stay in its cache.
 template <class Work>
 void for_pairs(Pool& pool, const RoundedRows& rows, int64_t count, int64_t pairs, const Work& work) {
     // Long runs read ahead of themselves; eight a thread, so that none waits long for another's last one.
@@ -181,53 +185,54 @@ void for_pairs(Pool& pool, const RoundedRows& rows, int64_t count, int64_t pairs
     pool.run((count + together - 1) / together * runs, [&](int64_t item, int thread) {
         const int64_t first = item / runs * together, run = item % runs;
         const RoundedRows part = rows.part(first, std::min(together, count - first));
-        for (int64_t pair = run * each; pair < std::min(pairs, (run + 1) * each); ++pair) work(part, first, pair, thread);
+        for (int64_t pair = run * each; pair < std::min(pairs, (run + 1) * each); ++pair)
+            work(part, first, pair, thread);
     });
 }
 
 // All outputs of some matrices that read the same rows; put(address, results) for each 16 of them.
 template <class Put>
-void multiply(
-    Pool& pool, const RoundedRows& rows, int64_t count, const Target* targets, int targets_count,
-    Buffer<uint8_t>* scratch, const Put& put) {
+void multiply(Pool& pool, const RoundedRows& rows, int64_t count, const Target* targets, int targets_count,
+              Buffer<uint8_t>* scratch, const Put& put) {
     int64_t pairs = 0;
     for (int at = 0; at < targets_count; ++at) pairs += (targets[at].product->panels() + 1) / 2;
-    for_pairs(pool, rows, count, pairs, [&](const RoundedRows& part, int64_t start, int64_t pair, int thread) {
-        const Target* target = targets;
-        int64_t panel = 2 * pair;
-        for (int64_t end; panel >= (end = round_up(target->product->panels(), 2)); ++target) panel -= end;
-        const Product& product = *target->product;
-        const bool both = panel + 1 < product.panels();
-        const int64_t stride = target->stride;
-        float* out = target->out + start * stride + panel * PANEL;
-        two_panels(
-            part, product, panel, product, both ? panel + 1 : panel, scratch[thread].data(),
-            [&](int64_t row, __m512 first, __m512 second) {
-                put(out + row * stride, first);
-                if (both) put(out + row * stride + PANEL, second);
-            });
-    });
+    for_pairs(pool, rows, count, pairs,
+              [&](const RoundedRows& part, int64_t start, int64_t pair, int thread) {
+                  const Target* target = targets;
+                  int64_t panel = 2 * pair;
+                  for (int64_t end; panel >= (end = round_up(target->product->panels(), 2)); ++target)
+                      panel -= end;
+                  const Product& product = *target->product;
+                  const bool both = panel + 1 < product.panels();
+                  const int64_t stride = target->stride;
+                  float* out = target->out + start * stride + panel * PANEL;
+                  two_panels(part, product, panel, product, both ? panel + 1 : panel, scratch[thread].data(),
+                             [&](int64_t row, __m512 first, __m512 second) {
+                                 put(out + row * stride, first);
+                                 if (both) put(out + row * stride + PANEL, second);
+                             });
+              });
 }
 
 // out = silu(gate) * up. Gate and up of one kind go together, so that nothing is stored between.
-inline void multiply_gated(
-    Pool& pool, const RoundedRows& rows, int64_t count, const Product& gate, const Product& up, float* out,
-    int64_t stride, Buffer<uint8_t>* scratch) {
+inline void multiply_gated(Pool& pool, const RoundedRows& rows, int64_t count, const Product& gate,
+                           const Product& up, float* out, int64_t stride, Buffer<uint8_t>* scratch) {
     if (gate.bits != up.bits) {
         const Target gates{&gate, out, stride}, ups{&up, out, stride};
-        multiply(pool, rows, count, &gates, 1, scratch, [](float* at, __m512 result) { _mm512_storeu_ps(at, result); });
-        multiply(pool, rows, count, &ups, 1, scratch, [](float* at, __m512 result) {
-            _mm512_storeu_ps(at, gated(_mm512_loadu_ps(at), result));
-        });
+        multiply(pool, rows, count, &gates, 1, scratch,
+                 [](float* at, __m512 result) { _mm512_storeu_ps(at, result); });
+        multiply(pool, rows, count, &ups, 1, scratch,
+                 [](float* at, __m512 result) { _mm512_storeu_ps(at, gated(_mm512_loadu_ps(at), result)); });
         return;
     }
-    for_pairs(pool, rows, count, gate.panels(), [&](const RoundedRows& part, int64_t start, int64_t panel, int thread) {
-        float* to = out + start * stride + panel * PANEL;
-        two_panels(
-            part, gate, panel, up, panel, scratch[thread].data(), [&](int64_t row, __m512 first, __m512 second) {
-                _mm512_storeu_ps(to + row * stride, gated(first, second));
-            });
-    });
+    for_pairs(pool, rows, count, gate.panels(),
+              [&](const RoundedRows& part, int64_t start, int64_t panel, int thread) {
+                  float* to = out + start * stride + panel * PANEL;
+                  two_panels(part, gate, panel, up, panel, scratch[thread].data(),
+                             [&](int64_t row, __m512 first, __m512 second) {
+                                 _mm512_storeu_ps(to + row * stride, gated(first, second));
+                             });
+              });
 }
 
 }  // namespace neo_edge
