@@ -78,10 +78,8 @@ def find_prepacked(ort: ModuleType, bundle: Bundle, variant_name: str) -> Prepac
     cache = PrepackedCache()
     try:
         for key in _keys(ort, bundle, variant_name):
-            if not all(
-                key.graphs.values()
-            ):  # of a bundle that is being written: its files have no digests yet
-                return None
+            if not all(key.graphs.values()):
+                return None  # the bundle is being written: its files have no digests yet
             if (found := cache.find(key.name)) is not None:
                 return found
     except CacheError as error:
