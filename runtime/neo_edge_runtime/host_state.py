@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from typing import TYPE_CHECKING
 
 from neo_edge_runtime.kv_cache import HostCache
@@ -13,7 +14,7 @@ if TYPE_CHECKING:
     from neo_edge_runtime.backend import DecoderState
 
 
-class HostState:
+class HostState(ABC):
     """All of a `SlidingState` but the runs and the copies of itself."""
 
     def __init__(self, cache: HostCache) -> None:
@@ -52,6 +53,6 @@ class HostState:
         self._unbind()
         self._cache.clear()
 
+    @abstractmethod
     def _unbind(self) -> None:
         """Forgets addresses of the caches: they are about to become others."""
-        raise NotImplementedError
