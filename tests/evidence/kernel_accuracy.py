@@ -151,14 +151,7 @@ def _judge(number: int, answers: Sequence[Compare]) -> bool:
 
 def _quality(name: str, pairs: Sequence[Comparison]) -> FamilyQuality:
     right = [(pair.reference.right, pair.variants[0].right) for pair in pairs]
-    return FamilyQuality(
-        name=name,
-        count=len(right),
-        reference_right=sum(before for before, _ in right),
-        right=sum(now for _, now in right),
-        lost=sum(before and not now for before, now in right),
-        gained=sum(now and not before for before, now in right),
-    )
+    return FamilyQuality.counted(name, right)
 
 
 def _kl(compared: Sequence[Compared]) -> npt.NDArray[np.float64]:

@@ -236,17 +236,7 @@ def _families(comparisons: Sequence[Comparison], number: int) -> tuple[FamilyQua
     groups: dict[str, list[tuple[bool, bool]]] = {}
     for one in comparisons:
         groups.setdefault(one.family, []).append((one.reference.right, one.variants[number].right))
-    return tuple(
-        FamilyQuality(
-            name=name,
-            count=len(pairs),
-            reference_right=sum(before for before, _ in pairs),
-            right=sum(now for _, now in pairs),
-            lost=sum(before and not now for before, now in pairs),
-            gained=sum(now and not before for before, now in pairs),
-        )
-        for name, pairs in groups.items()
-    )
+    return tuple(FamilyQuality.counted(name, pairs) for name, pairs in groups.items())
 
 
 def _tokens(comparisons: Sequence[Comparison], number: int) -> TokenQuality:

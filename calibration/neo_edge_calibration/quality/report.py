@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
@@ -28,6 +28,18 @@ class FamilyQuality:
     right: int
     lost: int  # questions that only the reference answered rightly
     gained: int  # questions that only the variant answered rightly
+
+    @classmethod
+    def counted(cls, name: str, right: Sequence[tuple[bool, bool]]) -> FamilyQuality:
+        """Of each question whether the reference, and whether the variant, answered it rightly."""
+        return cls(
+            name=name,
+            count=len(right),
+            reference_right=sum(before for before, _ in right),
+            right=sum(now for _, now in right),
+            lost=sum(before and not now for before, now in right),
+            gained=sum(now and not before for before, now in right),
+        )
 
     @property
     def reference_accuracy(self) -> float:
