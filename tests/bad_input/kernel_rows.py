@@ -19,6 +19,7 @@ import neo_edge
 from neo_edge.bundle import open_bundle
 from neo_edge.options import SamplingOptions
 from neo_edge_runtime.cpu.compiling import compile_library
+from neo_edge_runtime.ort_backend import OrtBackend
 from neo_edge_runtime.prepacked import PrepackedCache, PrepackedVariant
 from neo_edge_runtime.prepacked_build import PrepackedMode, build_prepacked
 
@@ -65,8 +66,8 @@ def _computed(place: Place, mode: PrepackedMode) -> str:
     """What the decoder ran on, after an answer."""
     with neo_edge.load(place.quantized, variant="eight", threads=1, prepacked=mode) as model:
         assert model.generate("a", options=SamplingOptions(max_new_tokens=2)).token_ids
-        kernels: str = model._backend.kernels  # type: ignore[attr-defined]
-    return kernels
+        assert isinstance(model._backend, OrtBackend)
+        return model._backend.kernels
 
 
 def _cut(name: str) -> Callable[[Place, PrepackedVariant], object]:
